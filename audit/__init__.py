@@ -1,0 +1,11 @@
+"""Find the inputs a classifier can't decide between two classes, and what would tip them.
+
+The verbs of the command line, as functions. Importing this loads no heavy package; each verb
+loads what it needs when it is called.
+"""
+
+from audit.errors import AuditError as AuditError
+from audit.export import export as export
+from audit.findings import Findings as Findings
+from audit.findings import load_findings as load_findings
+from audit.scan import scan as scan

@@ -1,0 +1,32 @@
+"""`audit info`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from audit.cli.output import echo_json, echo_lines
+from audit.info import info as describe
+
+
+@click.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(path: str, as_json: bool) -> None:
+    """Say what a dataset, a bundle or a findings file holds."""
+    document = describe(path)
+    echo_json(document) if as_json else echo_lines("\n".join(_lines(document)))
+
+
+def _lines(document: dict[str, Any], indent: str = "") -> list[str]:
+    """One line a value, nested objects indented under their name."""
+    lines = []
+    width = max(map(len, document), default=0)
+    for name, value in document.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_lines(value, f"{indent}  ")]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            lines.append(f"{indent}{name:{width}}  {shown}")
+    return lines

@@ -1,0 +1,71 @@
+"""`audit scan`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+import click
+
+import audit
+from audit.cli.output import echo_json, echo_lines
+from audit.options import DEVICES, PRECISIONS
+from audit.summary import summary_from_findings, text_from_summary
+
+
+@click.command()
+@click.argument("dataset", metavar="DATA.h5")
+@click.option("--eps", type=float, required=True, help="Near-tie threshold ε, in logit units.")
+@click.option("--model", metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships.")
+@click.option("-o", "--out", metavar="FINDINGS.h5", help="[default: NAME.findings.h5 here]")
+@click.option("--min-logit", type=float, help="Flag only where the largest logit exceeds this.")
+@click.option("--batch-size", type=int, help="Samples a forward call. [default: by sample size]")
+@click.option("--threads", type=int, help="[default: all processors]")
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option("--keep-all", is_flag=True, help="Record every sample's margin and top-2 as well.")
+@click.option("--no-gradients", is_flag=True, help="Leave out gradients and distances.")
+@click.option("--limit", type=int, help="Scan only the first so many samples.")
+@click.option("--images", metavar="NAME", help="Name of the samples in the file.")
+@click.option("--labels", metavar="NAME", help="Name of the labels in the file.")
+@click.option("--allow-external", is_flag=True, help="Follow links that lead out of the file.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where logits are NaN or infinite.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def scan(dataset: str, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Find the near ties of a dataset and write them, with gradients, to HDF5.
+
+    The model comes from --model, else AUDIT_MODEL, else 'model' in audit.toml, else the dataset's
+    attribute 'audit_bundle'.
+    """
+    started = time.perf_counter()
+    if quiet or as_json:
+        findings = audit.scan(dataset, **options)
+    else:
+        findings = _scan_with_bar(dataset, options)
+    if not quiet:
+        summary = summary_from_findings(findings, time.perf_counter() - started)
+        echo_json(summary) if as_json else echo_lines(text_from_summary(summary))
+    if strict and findings.nonfinite:
+        sys.exit(1)
+
+
+def _scan_with_bar(dataset: str, options: dict[str, Any]) -> audit.Findings:
+    with contextlib.ExitStack() as stack:
+        bar: Any = None
+
+        def advance(done: int, total: int) -> None:
+            # Made with the first samples: a mistake found before is one line, not a bar and a line.
+            nonlocal bar
+            if bar is None:
+                shown = sys.stderr.isatty()
+                bar = stack.enter_context(
+                    click.progressbar(
+                        length=total, label="scanning", file=sys.stderr, hidden=not shown
+                    )
+                )
+            bar.update(done - bar.pos)
+
+        return audit.scan(dataset, progress=advance, **options)

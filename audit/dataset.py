@@ -1,0 +1,352 @@
+"""The dataset to scan: opened, checked against the bundle, read in storage order.
+
+Nothing is allocated because a header claims it: the extent must be backed by stored bytes, and
+reading goes block by block, a block being a whole number of storage chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from audit import hdf5
+from audit.bundle import Manifest
+from audit.errors import DatasetError, DatasetNotFoundError
+
+IMAGE_NAMES = ("images", "x", "X", "data")
+LABEL_NAMES = ("labels", "y", "Y", "targets")
+BLOCK_BYTES = 4 * 2**20  # enough to amortise a call, little enough to overlap with computing
+MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
+FINGERPRINT_SAMPLES = 8
+UNKNOWN_LABEL = -1
+
+WHAT = "an HDF5 file with samples in a dataset 'images'"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive samples: raw (n, *raw_shape) from position `start` on."""
+
+    start: int
+    raw: NDArray[np.generic]
+
+    @property
+    def stop(self) -> int:
+        """Position after the last sample."""
+        return self.start + len(self.raw)
+
+
+class Dataset:
+    """Samples and, where there are some, labels of an open HDF5 file; a context manager.
+
+    Attributes:
+        path: The file.
+        images_name: Name of the sample dataset in it.
+        labels_name: Name of the label dataset, or None.
+        sample_shape: Shape of one sample as stored.
+        dtype: Dtype of a sample in native byte order.
+        stored: Samples in the file.
+        audit_bundle: The file's `audit_bundle` attribute, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        images: str | None = None,
+        labels: str | None = None,
+        allow_external: bool = False,
+    ) -> None:
+        """Open and find the samples and labels.
+
+        Raises:
+            DatasetNotFoundError: There is no such file.
+            DatasetError: It isn't HDF5, or holds no samples that can be told apart by name, or its
+                values lie outside the file, or it declares more than it holds.
+        """
+        self.path = os.fspath(path)
+        self._allow_external = allow_external
+        self._file = hdf5.open_file(path, DatasetError, missing=DatasetNotFoundError, what=WHAT)
+        try:
+            name, self._images = self._find_images(images)
+            self.images_name = name
+            self._check_samples()
+            self.labels_name, self._labels = self._find_labels(labels)
+            attribute = self._file.attrs.get("audit_bundle")
+        except BaseException:
+            self.close()
+            raise
+        self.sample_shape: tuple[int, ...] = self._images.shape[1:]
+        self.dtype: np.dtype[Any] = self._images.dtype.newbyteorder("=")
+        self.stored: int = self._images.shape[0]
+        self.audit_bundle = attribute if isinstance(attribute, str) else None
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Storage chunk shape, or None for contiguous storage."""
+        chunks: tuple[int, ...] | None = self._images.chunks
+        return chunks
+
+    @property
+    def compression(self) -> str | None:
+        """Name of the compression filter as h5py gives it, or None."""
+        compression: str | None = self._images.compression
+        return compression
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the file has labels."""
+        return self._labels is not None
+
+    @property
+    def block_rows(self) -> int:
+        """Samples read at once: whole storage chunks, about `BLOCK_BYTES`."""
+        sample_bytes = max(1, int(np.prod(self.sample_shape)) * self.dtype.itemsize)
+        aligned = self.chunks[0] if self.chunks else 1
+        if aligned * sample_bytes > MAX_BLOCK_BYTES:
+            aligned = 1
+        return max(1, BLOCK_BYTES // (sample_bytes * aligned)) * aligned
+
+    def check_against(self, manifest: Manifest) -> None:
+        """Raise where the samples or labels aren't what the bundle takes.
+
+        Raises:
+            DatasetError: The rank, shape or dtype of the samples or a label is wrong.
+        """
+        raw = manifest.preprocess
+        if self.sample_shape != raw.raw_shape:
+            raise self._error(
+                f"{self.images_name!r} has samples of shape {self.sample_shape}; the bundle "
+                f"{manifest.name!r} takes {raw.raw_shape}. Name other data with --images, or "
+                "another bundle with --model"
+            )
+        if self.dtype != np.dtype(raw.raw_dtype):
+            raise self._error(
+                f"{self.images_name!r} has dtype {self.dtype}; the bundle {manifest.name!r} takes "
+                f"{raw.raw_dtype}. Convert the data, or export with --raw-dtype {self.dtype}"
+            )
+        classes = len(manifest.classes)
+        for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):
+            labels = self.labels(start, min(start + BLOCK_BYTES, self.stored))
+            wrong = np.flatnonzero((labels < UNKNOWN_LABEL) | (labels >= classes))
+            if len(wrong):
+                raise self._error(
+                    f"{self.labels_name!r} holds {labels[wrong[0]]} at position "
+                    f"{start + wrong[0]}; expected classes 0 to {classes - 1} of the bundle "
+                    f"{manifest.name!r}, or {UNKNOWN_LABEL} for unknown"
+                )
+
+    def blocks(self, start: int, stop: int) -> Iterator[Block]:
+        """Samples `start` to `stop`, in file order.
+
+        Raises:
+            DatasetError: The stored bytes are damaged.
+        """
+        rows = self.block_rows
+        while start < stop:
+            end = min((start // rows + 1) * rows, stop)
+            yield Block(start, self._read(self._images, start, end, self.dtype))
+            start = end
+
+    def samples(self, positions: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Samples at these ascending positions, (len(positions), *sample_shape)."""
+        rows = [self._read(self._images, int(i), int(i) + 1, self.dtype) for i in positions]
+        return np.concatenate(rows)
+
+    def labels(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Labels of samples `start` to `stop`, int64; -1 where unknown."""
+        if self._labels is None:
+            return np.full(stop - start, UNKNOWN_LABEL, dtype=np.int64)
+        labels = self._read(self._labels, start, stop, self._labels.dtype.newbyteorder("="))
+        if labels.dtype == np.uint64:
+            labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))
+        return labels.reshape(-1).astype(np.int64)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, dtype, all labels and a few evenly spaced samples.
+
+        The same for a copy of the data in another file, chunking or compression. A change of
+        samples between those looked at goes unseen: it tells datasets apart, not versions of one.
+        """
+        digest = hashlib.sha256()
+        digest.update(f"{self._images.shape} {self.dtype.str} {self.has_labels}".encode())
+        spaced = np.linspace(0, self.stored - 1, FINGERPRINT_SAMPLES).astype(np.int64)
+        digest.update(self.samples(np.unique(spaced)).tobytes())
+        for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):
+            digest.update(self.labels(start, min(start + BLOCK_BYTES, self.stored)).tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What was read, for the findings' attribute `dataset`."""
+        return {
+            "path": os.path.abspath(self.path),
+            "images": self.images_name,
+            "labels": self.labels_name,
+            "samples": self.stored,
+            "shape": self.sample_shape,
+            "dtype": str(self.dtype),
+            "fingerprint": self.fingerprint(),
+        }
+
+    def _read(
+        self, dataset: h5py.Dataset, start: int, stop: int, dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        out = np.empty((stop - start, *dataset.shape[1:]), dtype=dtype)
+        try:
+            dataset.read_direct(out, np.s_[start:stop])
+        except OSError as exc:
+            raise self._error(
+                f"{dataset.name!r} can't be read at samples {start} to {stop - 1}: the file is "
+                "damaged, or needs a filter that isn't installed"
+            ) from exc
+        return out
+
+    def _error(self, message: str) -> DatasetError:
+        return DatasetError(f"{self.path}: {message}")
+
+    def _open(self, name: str) -> h5py.Dataset | None:
+        """The dataset of that name, None where there is none; refused where it leads outside."""
+        if self._allow_external:
+            node = self._file.get(name)
+        else:
+            try:
+                node = hdf5.find_object(self._file, name)
+            except ValueError as exc:
+                raise self._error(f"{exc}; refused unless --allow-external is given") from exc
+        if not isinstance(node, h5py.Dataset):
+            return None
+        outside = None if self._allow_external else hdf5.outside_source(node)
+        if outside:
+            raise self._error(f"{name!r} is {outside}; refused unless --allow-external is given")
+        return node
+
+    def _find_images(self, name: str | None) -> tuple[str, h5py.Dataset]:
+        if name is not None:
+            return name, self._named(name, "--images")
+        found = self._open("images")
+        if found is not None:
+            return "images", found
+        candidates = [path for path in self._paths() if path.rsplit("/", 1)[-1] in IMAGE_NAMES]
+        opened = {path: self._open(path) for path in candidates}
+        opened = {path: node for path, node in opened.items() if node is not None}
+        if len(opened) > 1:
+            raise self._error(
+                f"several datasets may hold the samples: {_quoted(opened)}. Name one with --images"
+            )
+        for path, node in opened.items():
+            return path, node
+        raise self._error(f"no dataset 'images'; {self._found()}. Name it with --images")
+
+    def _find_labels(self, name: str | None) -> tuple[str | None, h5py.Dataset | None]:
+        if name is not None:
+            found = self._named(name, "--labels")
+        else:
+            group = self.images_name.rpartition("/")[0]
+            candidates = {
+                path: self._open(path)
+                for path in (f"{group}/{each}".lstrip("/") for each in LABEL_NAMES)
+            }
+            opened = {path: node for path, node in candidates.items() if node is not None}
+            if len(opened) > 1:
+                raise self._error(
+                    f"several datasets may hold the labels: {_quoted(opened)}. "
+                    "Name one with --labels"
+                )
+            if not opened:
+                return None, None
+            name, found = opened.popitem()
+        self._check_labels(name, found)
+        return name, found
+
+    def _named(self, name: str, option: str) -> h5py.Dataset:
+        found = self._open(name)
+        if found is None:
+            raise self._error(f"no dataset {name!r}; {self._found()}. Name one with {option}")
+        return found
+
+    def _paths(self) -> list[str]:
+        """Names in the root and in the groups right under it; links out of the file are listed."""
+        paths: list[str] = []
+        for name in self._file:
+            paths.append(name)
+            if self._file.get(name, getclass=True, getlink=True) is h5py.HardLink:
+                node = self._file[name]
+                if isinstance(node, h5py.Group):
+                    paths.extend(f"{name}/{inner}" for inner in node)
+        return paths
+
+    def _found(self) -> str:
+        names = [path for path in self._paths() if self._is_local_dataset(path)]
+        return f"found {_quoted(names)}" if names else "the file holds no dataset"
+
+    def _is_local_dataset(self, path: str) -> bool:
+        try:
+            return isinstance(hdf5.find_object(self._file, path), h5py.Dataset)
+        except ValueError:
+            return False
+
+    def _check_samples(self) -> None:
+        name, images = self.images_name, self._images
+        if images.dtype.kind not in "uif" or images.dtype.subdtype is not None:
+            raise self._error(f"{name!r} has dtype {images.dtype}; expected numbers")
+        if images.shape is None or images.ndim < 2:
+            raise self._error(
+                f"{name!r} has shape {images.shape}; expected (N, …), one row a sample"
+            )
+        if images.shape[0] == 0:
+            raise self._error(f"{name!r} is empty: shape {images.shape}; nothing to scan")
+        self._check_storage(name, images)
+        sample_bytes = images.nbytes // images.shape[0]
+        if sample_bytes > hdf5.MAX_CHUNK_BYTES:
+            raise self._error(
+                f"{name!r} has samples of {sample_bytes} bytes; at most {hdf5.MAX_CHUNK_BYTES}"
+            )
+
+    def _check_labels(self, name: str, labels: h5py.Dataset) -> None:
+        if labels.dtype.kind not in "ui" or labels.dtype.subdtype is not None:
+            raise self._error(
+                f"{name!r} has dtype {labels.dtype}; expected integer classes. "
+                "Name other labels with --labels"
+            )
+        if labels.shape is None or labels.ndim == 0 or any(n != 1 for n in labels.shape[1:]):
+            raise self._error(f"{name!r} has shape {labels.shape}; expected (N,), one class each")
+        if labels.shape[0] != self._images.shape[0]:
+            raise self._error(
+                f"{name!r} has {labels.shape[0]} labels for {self._images.shape[0]} samples in "
+                f"{self.images_name!r}; expected as many"
+            )
+        self._check_storage(name, labels)
+
+    def _check_storage(self, name: str, dataset: h5py.Dataset) -> None:
+        if dataset.is_virtual or dataset.external:
+            return  # --allow-external was given; what other files hold isn't counted here
+        try:
+            missing = hdf5.missing_storage(dataset)
+        except (OSError, RuntimeError) as exc:
+            raise self._error(f"{name!r} has a damaged storage index") from exc
+        if missing:
+            raise self._error(f"{name!r} {missing}: incomplete or damaged; write it again")
+        oversized = hdf5.oversized_chunk(dataset)
+        if oversized:
+            raise self._error(f"{name!r} {oversized}. Store it in smaller chunks")
+
+
+def _quoted(names: Any) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,79 @@
+"""What can go wrong, as a tree.
+
+Every error that a user can cause is an `AuditError`: one line that says what was got, what was
+expected and what to do, and the exit code that the command line answers with. Each also is the
+built-in that a caller of the library would catch. Anything else that is raised is a bug of ours
+and keeps its traceback.
+
+AuditError                 exit code 2
+├── OptionError            ValueError         an option or argument is out of range
+├── DatasetError           ValueError         the dataset can't be read, or doesn't fit the bundle
+│   └── DatasetNotFoundError  FileNotFoundError
+├── BundleError            ValueError         the bundle is incomplete, changed or malformed
+│   └── BundleNotFoundError   FileNotFoundError
+├── FindingsError          ValueError         the file is not a complete findings file
+│   └── NotRecordedError   LookupError        the scan was told not to record this array
+├── ModelError             ValueError         the model can't be exported or audited
+│   └── ParityError                           its exports disagree with it (exit code 1)
+├── OutputError            OSError            the result can't be written
+├── DeviceError            RuntimeError       the requested device can't be had
+└── InstallationError      ImportError        a package is missing or in conflict
+"""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """Base of all errors that have a cause outside this program."""
+
+    exit_code = 2
+
+
+class OptionError(AuditError, ValueError):
+    """An option or argument is out of range or contradicts another."""
+
+
+class DatasetError(AuditError, ValueError):
+    """The dataset can't be read, or doesn't fit the bundle."""
+
+
+class DatasetNotFoundError(DatasetError, FileNotFoundError):
+    """There is no such dataset file."""
+
+
+class BundleError(AuditError, ValueError):
+    """The bundle is incomplete, changed or malformed."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """There is no such bundle, or none was named."""
+
+
+class FindingsError(AuditError, ValueError):
+    """The file is not a complete findings file."""
+
+
+class NotRecordedError(FindingsError, LookupError):
+    """The array is absent because the scan was told not to record it."""
+
+
+class ModelError(AuditError, ValueError):
+    """The model can't be exported or can't be audited; the message says how to mend it."""
+
+
+class ParityError(ModelError):
+    """The exported graphs disagree with the model beyond what rounding explains."""
+
+    exit_code = 1
+
+
+class OutputError(AuditError, OSError):
+    """The result can't be written where it was asked for."""
+
+
+class DeviceError(AuditError, RuntimeError):
+    """The requested device can't be had."""
+
+
+class InstallationError(AuditError, ImportError):
+    """A package that is needed is missing, or two that exclude each other are installed."""

@@ -1,0 +1,89 @@
+"""A trained model → a bundle: traced, exported, proven to agree, written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from audit.options import ExportOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from audit.bundle import Bundle
+
+
+def export(
+    model: nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    input_shape: Sequence[int],
+    weights: str | os.PathLike[str] | None = None,
+    raw_dtype: str | None = None,
+    raw_layout: str | None = None,
+    scale: float | None = None,
+    offset: float = 0.0,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    parity_data: str | os.PathLike[str] | None = None,
+    pt2: bool = False,
+    name: str | None = None,
+) -> Bundle:
+    """Export a trained classifier to a bundle that `audit.scan` can use.
+
+    The model itself is left as it is: its parameters, devices, gradients and training flags. It is
+    exported in evaluation mode.
+
+    Args:
+        model: Maps network inputs (N, *input_shape), float32, to logits (N, C).
+        out: Directory of the bundle; an older bundle there is replaced.
+        input_shape: Shape of one sample as the network takes it, e.g. (1, 28, 28).
+        weights: `.safetensors`, state dict or Lightning checkpoint to load first.
+        raw_dtype: Dtype of the samples as stored: uint8, float16, float32 or float64. By default
+            that of `parity_data`, else float32.
+        raw_layout: Axes of a sample as stored: HW, HWC, CHW; F, L, LC, CL; DHW, DHWC, CDHW. By
+            default found from the shapes, where there is one way.
+        scale: Input space is raw · scale + offset. By default 1/255 for uint8, else 1.
+        offset: See `scale`.
+        mean: Network input is (input space - mean) / std: a number, or one a channel.
+        std: See `mean`.
+        classes: Class names, one a logit.
+        parity_data: HDF5 dataset whose samples prove the exports equal; by default random ones.
+        pt2: Also write `model.pt2`, a `torch.export` program that gives the same gradients.
+        name: Name in the manifest; by default that of the directory.
+
+    Returns:
+        The bundle as written.
+
+    Raises:
+        OptionError: An option is out of range or contradicts another.
+        ModelError: The model can't be exported or audited; the message says how to mend it.
+        ParityError: The exports disagree with the model.
+        DatasetError: The parity data can't be read.
+        OutputError: The bundle can't be written.
+        InstallationError: ONNX Runtime isn't installed, or twice.
+    """
+    options = ExportOptions(
+        input_shape=tuple(int(size) for size in input_shape),
+        raw_dtype=raw_dtype,
+        raw_layout=raw_layout,
+        scale=scale,
+        offset=offset,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        classes=None if classes is None else tuple(classes),
+        parity_data=None if parity_data is None else os.fspath(parity_data),
+        pt2=pt2,
+        name=name,
+    )
+    from audit.exporting import export_bundle
+
+    return export_bundle(model, weights, out, options)
+
+
+def _numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    if value is None or isinstance(value, Sequence):
+        return None if value is None else tuple(map(float, value))
+    return (float(value),)

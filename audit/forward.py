@@ -1,0 +1,133 @@
+"""The fast path: raw batches through the ONNX graph, by ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.errors import BundleError, DeviceError, InstallationError
+
+INPUT, OUTPUT = "raw", "logits"
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+BATCH_BYTES = 4 * 2**20  # of float32 input: a small model's best at 1024 MNIST images
+MAX_BATCH = 1024
+FATAL_ONLY = 4  # what ONNX Runtime would log is raised as an error as well
+
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, from exactly one of the distributions that provide it.
+
+    Raises:
+        InstallationError: None or both are installed.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise InstallationError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'near-tie-audit[cpu]' or "
+            "'near-tie-audit[gpu]'"
+        )
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise InstallationError(
+            "ONNX Runtime is not installed: pip install 'near-tie-audit[cpu]', or "
+            "'near-tie-audit[gpu]' on a machine with an NVIDIA GPU"
+        ) from exc
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_batch_size(input_size: int) -> int:
+    """Samples a call for a network input of `input_size` numbers: about `BATCH_BYTES`."""
+    fitting = max(1, BATCH_BYTES // (4 * input_size))
+    return int(min(MAX_BATCH, 2 ** (fitting.bit_length() - 1)))
+
+
+class Forward:
+    """One ONNX Runtime session on one device.
+
+    The model is handed over as bytes: without a path, ONNX Runtime refuses external data, so a
+    graph can't read another file.
+    """
+
+    def __init__(self, model: bytes, *, device: str, threads: int, source: str) -> None:
+        """Start the session.
+
+        Args:
+            model: The ONNX file.
+            device: cpu, cuda or tensorrt.
+            threads: Threads within an operator.
+            source: Where the model came from, for messages.
+
+        Raises:
+            BundleError: It isn't a model that ONNX Runtime can run, or has another interface.
+            DeviceError: The device can't be had.
+            InstallationError: ONNX Runtime isn't installed, or twice.
+        """
+        onnxruntime = import_onnxruntime()
+        provider = PROVIDERS[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"--device {device}: this ONNX Runtime has no {provider}; install "
+                "'near-tie-audit[gpu]', or use --device cpu"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = FATAL_ONLY
+        # Threads that spin while torch computes in the same process halve the speed of both.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        except Exception as exc:
+            if device != "cpu":
+                raise DeviceError(f"--device {device}: {exc}") from exc
+            raise BundleError(f"{source}: ONNX Runtime can't run it: {exc}") from exc
+        if self._session.get_providers()[0] != provider:
+            raise DeviceError(
+                f"--device {device}: ONNX Runtime couldn't load {provider} and would run on "
+                f"{self._session.get_providers()[0]}; check the driver and CUDA libraries, or use "
+                "--device cpu"
+            )
+        names = [each.name for each in self._session.get_inputs()]
+        outputs = [each.name for each in self._session.get_outputs()]
+        if names != [INPUT] or outputs != [OUTPUT]:
+            raise BundleError(
+                f"{source}: inputs {names} and outputs {outputs}; expected {INPUT!r} and {OUTPUT!r}"
+            )
+        self._source = source
+        self.version = {"onnxruntime": str(onnxruntime.__version__)}
+
+    def logits(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Logits (N, C) float32 of a raw batch (N, *raw_shape).
+
+        Raises:
+            BundleError: The graph fails on data that its manifest describes.
+        """
+        try:
+            (logits,) = self._session.run([OUTPUT], {INPUT: raw})
+        except Exception as exc:
+            raise BundleError(f"{self._source}: ONNX Runtime failed: {exc}") from exc
+        return np.asarray(logits, dtype=np.float32)

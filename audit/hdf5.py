@@ -1,0 +1,123 @@
+"""Opening HDF5 files from strangers.
+
+An HDF5 file can name other files (external links, external storage, virtual datasets) and declare
+far more than it holds. Everything here opens what is in the file itself, or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from audit.errors import AuditError
+
+MAX_LINKS = 16  # soft links in a row, as many as HDF5 itself follows
+# A chunk is decoded whole, so what its header claims is what it costs.
+MAX_CHUNK_BYTES = 2**30
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    error: type[AuditError],
+    *,
+    missing: type[AuditError],
+    what: str,
+) -> h5py.File:
+    """Open for reading.
+
+    Raises:
+        AuditError: As `missing` where there is no such file, as `error` where it can't be read.
+    """
+    if not Path(path).exists():
+        raise missing(f"{path}: no such file; expected {what}")
+    if Path(path).is_dir():
+        raise error(f"{path}: a directory; expected {what}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as exc:
+        try:
+            is_hdf5 = h5py.is_hdf5(os.fspath(path))
+        except OSError:
+            is_hdf5 = False
+        if is_hdf5:
+            raise error(f"{path}: a damaged or truncated HDF5 file ({_reason(exc)})") from exc
+        raise error(f"{path}: not an HDF5 file that can be read; expected {what}") from exc
+
+
+def find_object(file: h5py.File, name: str) -> Any:
+    """The group or dataset of that name within this very file, or None.
+
+    Each link on the way is looked at before it is followed.
+
+    Raises:
+        ValueError: The name leads out of the file; the message says through what.
+    """
+    return _walk(file, file, _parts(name), name, MAX_LINKS)
+
+
+def _walk(file: h5py.File, node: Any, parts: list[str], name: str, links: int) -> Any:
+    while parts:
+        part, *parts = parts
+        if not isinstance(node, h5py.Group):
+            return None
+        link = node.get(part, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{name!r} is an external link to {link.filename!r}")
+        if isinstance(link, h5py.SoftLink):
+            if links == 0:
+                raise ValueError(f"{name!r} is a chain of more than {MAX_LINKS} soft links")
+            start = file if link.path.startswith("/") else node
+            node = _walk(file, start, _parts(link.path), name, links - 1)
+        elif isinstance(link, h5py.HardLink):
+            node = node[part]
+        else:
+            raise ValueError(f"{name!r} is a user-defined link")
+    return node
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def outside_source(dataset: h5py.Dataset) -> str | None:
+    """What other file the dataset's values come from, in words; None: this file."""
+    if dataset.is_virtual:
+        return "a virtual dataset (its values lie in other datasets)"
+    if dataset.external:
+        return f"in external storage ({dataset.external[0][0]!r})"
+    return None
+
+
+def missing_storage(dataset: h5py.Dataset) -> str | None:
+    """What of the declared extent the file doesn't hold, in words; None: it is all there."""
+    if dataset.size == 0:
+        return None
+    if dataset.chunks is None:
+        stored, declared = dataset.id.get_storage_size(), dataset.nbytes
+        return None if stored >= declared else f"declares {declared} bytes but holds {stored}"
+    per_axis = zip(dataset.shape, dataset.chunks, strict=True)
+    expected = int(np.prod([-(-size // chunk) for size, chunk in per_axis], dtype=object))
+    stored = dataset.id.get_num_chunks()
+    return None if stored == expected else f"declares {expected} chunks but holds {stored}"
+
+
+def oversized_chunk(dataset: h5py.Dataset) -> str | None:
+    """A storage chunk that is too large to decode, in words; None: there is none."""
+    if dataset.chunks is None:
+        return None
+    size = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
+    if size <= MAX_CHUNK_BYTES:
+        return None
+    return f"is stored in chunks of {size} bytes; at most {MAX_CHUNK_BYTES} are decoded at once"
+
+
+def _reason(exc: OSError) -> str:
+    """HDF5's own words, without the chain of C functions around them."""
+    text = str(exc)
+    return text[text.find("(") + 1 : text.rfind(")")] or text if "(" in text else text

@@ -1,0 +1,84 @@
+"""What a dataset, bundle or findings file holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from audit.errors import AuditError, FindingsError
+from audit.findings import load_findings
+
+
+def info(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a dataset, a bundle (or a shipped one's name) or a findings file.
+
+    Returns:
+        JSON-ready; "kind" is "dataset", "bundle" or "findings".
+
+    Raises:
+        AuditError: It is none of them, or damaged.
+    """
+    from audit.bundle import SHIPPED_NAMES
+
+    if Path(path).is_dir() or (str(path) in SHIPPED_NAMES and not Path(path).exists()):
+        return _of_bundle(path)
+    return _of_findings(path) if _is_findings(path) else _of_dataset(path)
+
+
+def _is_findings(path: str | os.PathLike[str]) -> bool:
+    from audit import hdf5
+
+    with hdf5.open_file(
+        path,
+        AuditError,
+        missing=FindingsError,
+        what=f"a dataset, a bundle's directory, or findings; there is no {path}",
+    ) as file:
+        return str(file.attrs.get("schema", "")).startswith("audit-findings/")
+
+
+def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from audit.bundle import load_bundle
+
+    bundle = load_bundle(path)
+    for name in bundle.manifest.files:
+        bundle.read(name)
+    manifest = asdict(bundle.manifest)
+    return {"kind": "bundle", "path": str(bundle.path), **manifest}
+
+
+def _of_findings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    findings = load_findings(path)
+    return {
+        "kind": "findings",
+        "path": str(path),
+        "tool_version": findings.tool_version,
+        "created": findings.created,
+        "eps": findings.eps,
+        "min_logit": findings.min_logit,
+        "scanned": findings.scanned,
+        "flagged": findings.flagged,
+        "nonfinite": findings.nonfinite,
+        "degenerate": findings.degenerate,
+        "rate": findings.rate,
+        "accuracy": findings.accuracy,
+        "dataset": findings.dataset,
+        "bundle": findings.bundle,
+        "engine": findings.engine,
+    }
+
+
+def _of_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from audit.dataset import Dataset
+
+    with Dataset(path) as dataset:
+        return {
+            "kind": "dataset",
+            **dataset.describe(),
+            "chunks": dataset.chunks,
+            "compression": dataset.compression,
+            "audit_bundle": dataset.audit_bundle,
+        }

@@ -1,0 +1,120 @@
+"""The options of each verb: frozen, checked once, passed whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from audit.errors import OptionError
+
+DEVICES = ("cpu", "cuda", "tensorrt")
+PRECISIONS = ("auto", "float32")
+RAW_DTYPES = ("uint8", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions:
+    """How a dataset is scanned.
+
+    Attributes:
+        eps: Near-tie threshold ε in logit units; a sample is flagged where margin < eps, strictly.
+        min_logit: Where given, only samples whose largest logit exceeds it are flagged.
+        batch_size: Samples a forward call of the ONNX graph; None: by the size of a sample.
+        threads: Threads of the forward pass and of the gradients; None: all that this process has.
+        device: Where the forward pass and the gradients run. Never replaced silently.
+        precision: Precision of the fast pass. It can't change the findings, only the time.
+        keep_all: Also record every sample's margin and top-2 classes of the fast pass.
+        no_gradients: Flag only: leave out pair gradients and boundary distances.
+        limit: Scan only the first so many samples.
+        images: Name of the sample dataset inside the file; None: the usual names are tried.
+        labels: Name of the label dataset inside the file; None: the usual names are tried.
+        allow_external: Follow links and storage that lead out of the file.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    eps: float
+    min_logit: float | None = None
+    batch_size: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    precision: str = "auto"
+    keep_all: bool = False
+    no_gradients: bool = False
+    limit: int | None = None
+    images: str | None = None
+    labels: str | None = None
+    allow_external: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise OptionError(f"--eps {self.eps}: expected a finite number above 0, such as 0.1")
+        if self.min_logit is not None and not math.isfinite(self.min_logit):
+            raise OptionError(
+                f"--min-logit {self.min_logit}: expected a finite number; leave it out for none"
+            )
+        for name in ("batch_size", "threads", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+        _check_choice("--device", self.device, DEVICES)
+        _check_choice("--precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a trained model becomes a bundle.
+
+    Attributes:
+        input_shape: Shape of the network's input without N, e.g. (1, 28, 28).
+        raw_dtype: Dtype of the samples as stored; None: that of the parity data, else float32.
+        raw_layout: Axis letters of a stored sample, e.g. HW, HWC, CHW; None: found from the shapes.
+        scale: Input space is raw · scale + offset; None: 1/255 for uint8, else 1.
+        offset: See `scale`.
+        mean: Network input is (input space - mean) / std, one number or one a channel.
+        std: See `mean`.
+        classes: Class names, one a logit; None: "0", "1", …
+        parity_data: HDF5 dataset whose samples prove the exports equal; None: random samples.
+        pt2: Also write `model.pt2`, the `torch.export` artefact.
+        name: Name in the manifest; None: the name of the bundle's directory.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    input_shape: tuple[int, ...]
+    raw_dtype: str | None = None
+    raw_layout: str | None = None
+    scale: float | None = None
+    offset: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    parity_data: str | None = None
+    pt2: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.input_shape or any(size < 1 for size in self.input_shape):
+            raise OptionError(
+                f"--input-shape {','.join(map(str, self.input_shape))}: expected the network's "
+                "input shape without N, such as 1,28,28"
+            )
+        if self.raw_dtype is not None:
+            _check_choice("--raw-dtype", self.raw_dtype, RAW_DTYPES)
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+            raise OptionError(f"--scale {self.scale}: expected a finite number other than 0")
+        if not math.isfinite(self.offset):
+            raise OptionError(f"--offset {self.offset}: expected a finite number")
+        if not all(map(math.isfinite, self.mean or ())):
+            raise OptionError(f"--mean {self.mean}: expected finite numbers")
+        if not all(math.isfinite(value) and value > 0 for value in self.std or ()):
+            raise OptionError(f"--std {self.std}: expected finite numbers above 0")
+        if self.classes is not None and len(self.classes) < 2:
+            raise OptionError(f"--classes: expected at least 2 names, got {len(self.classes)}")
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{option} {value}: expected one of {', '.join(choices)}")

@@ -1,0 +1,91 @@
+"""`audit.scan`: a dataset and a bundle → findings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audit.options import ScanOptions
+
+if TYPE_CHECKING:
+    from audit.findings import Findings
+
+Progress = Callable[[int, int], None]
+
+
+def scan(
+    dataset: str | os.PathLike[str],
+    *,
+    eps: float,
+    model: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    min_logit: float | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
+    keep_all: bool = False,
+    no_gradients: bool = False,
+    limit: int | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    allow_external: bool = False,
+    progress: Progress | None = None,
+) -> Findings:
+    """Find the near ties of a dataset and what in the input would tip each.
+
+    Args:
+        dataset: HDF5 file with samples (N, …) and, optionally, labels (N,).
+        eps: Near-tie threshold ε in logit units; flagged is margin < eps, strictly.
+        model: Bundle directory or name of a shipped bundle; by default `AUDIT_MODEL`, `model` in
+            `audit.toml`, or the file's attribute `audit_bundle`.
+        out: Findings file; by default `NAME.findings.h5` here, for a dataset `NAME.h5`. Findings
+            of an earlier scan there are replaced once the new ones are complete.
+        min_logit: Flag only samples whose largest logit exceeds this.
+        batch_size: Samples a forward call; can't change the findings.
+        threads: Threads of the computation; can't change the findings.
+        device: cpu, cuda or tensorrt; an error where it can't be had.
+        precision: Precision of the fast pass; can't change the findings.
+        keep_all: Record every sample's fast margin and top-2 classes as well.
+        no_gradients: Leave out pair gradients and boundary distances.
+        limit: Scan the first so many samples.
+        images: Name of the sample dataset in the file.
+        labels: Name of the label dataset in the file.
+        allow_external: Follow links and storage that lead out of the file.
+        progress: Called with (samples done, samples in all).
+
+    Returns:
+        The findings, arrays read when asked for.
+
+    Raises:
+        OptionError: An option is out of range.
+        DatasetError: The dataset can't be read, or doesn't fit the bundle.
+        BundleError: There is no such bundle, or it was changed.
+        OutputError: The findings can't be written.
+        DeviceError: The device can't be had.
+        InstallationError: ONNX Runtime isn't installed, or twice.
+    """
+    options = ScanOptions(
+        eps=eps,
+        min_logit=min_logit,
+        batch_size=batch_size,
+        threads=threads,
+        device=device,
+        precision=precision,
+        keep_all=keep_all,
+        no_gradients=no_gradients,
+        limit=limit,
+        images=images,
+        labels=labels,
+        allow_external=allow_external,
+    )
+    from audit.scanning import scan_dataset
+
+    target = Path(out if out is not None else f"{Path(dataset).stem}.findings.h5")
+    return scan_dataset(Path(dataset), model, target, options, progress or _silent)
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""

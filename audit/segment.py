@@ -1,0 +1,350 @@
+"""One segment, from stored samples to findings: read, forward, propose, decide, explain.
+
+The fast pass may be off by the guard and still not lose a near tie: it only proposes. What is
+flagged, and with which classes, the canonical evaluation decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.bundle import Manifest
+from audit.dataset import Dataset
+from audit.errors import BundleError
+from audit.forward import Forward
+from audit.gradients import ROUNDING, Canonical
+from audit.guard import Guard
+from audit.options import ScanOptions
+from audit.prefetch import prefetch
+from audit_kernels import Kernel
+from audit_kernels import get as get_kernel
+
+SEGMENT_BYTES = 32 * 2**20  # of float32 input space; gradients are twice that, were all flagged
+# 0, then ten bins a decade: wide enough for any logits, and the same for every scan, so that
+# histograms of two nights can be subtracted.
+MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-6, 6, 121)])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Samples `start` to `stop`."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """What every segment passes through; the same for all of a scan.
+
+    Attributes:
+        dataset: Where samples come from.
+        manifest: What the bundle says of its input and classes.
+        forward: The fast path.
+        canonical: Gives the canonical path; loaded when first called.
+        guard: How far the fast path may be off.
+        checks: Ascending positions of samples that are decided even if they aren't proposed, so
+            that a guard that doesn't hold is seen, int64.
+        batch_size: Samples a forward call.
+        options: The scan's options.
+        progress: Called with the number of samples that passed the fast path.
+    """
+
+    dataset: Dataset
+    manifest: Manifest
+    forward: Forward
+    canonical: Callable[[], Canonical]
+    guard: Guard
+    checks: NDArray[np.int64]
+    batch_size: int
+    options: ScanOptions
+    progress: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Samples that the canonical evaluation must see: k of a segment, in order.
+
+    Attributes:
+        index: Positions in the dataset, int64 (k,).
+        raw: As stored, (k, *raw_shape).
+        fast: Logits of the fast pass, float32 (k, C).
+        proposed: False: kept only as a check on the guard. bool (k,).
+    """
+
+    index: NDArray[np.int64]
+    raw: NDArray[Any]
+    fast: NDArray[np.float32]
+    proposed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FastPass:
+    """What the fast pass knows of a segment.
+
+    Attributes:
+        kept: What goes on to the canonical evaluation.
+        margin_counts: Histogram of all finite margins over `MARGIN_EDGES`, int64.
+        correct: Labelled samples that aren't kept and are classified as labelled.
+        margin: Every sample's margin, float32; empty without `keep_all`.
+        classes: Every sample's top-2, int32; empty without `keep_all`.
+    """
+
+    kept: Kept
+    margin_counts: NDArray[np.int64]
+    correct: int
+    margin: NDArray[np.float32]
+    classes: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The canonical answer for the kept samples.
+
+    Attributes:
+        flagged: Which are near ties, bool (k,).
+        finite: Which have finite logits, bool (k,).
+        classes: Top-2 of each, int64 (k, 2); no meaning where not finite.
+        logits: Canonical z_a, z_b, float64 (k, 2).
+        disagreement: Largest disagreement with the fast pass, in logit units.
+    """
+
+    flagged: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    disagreement: float
+
+
+@dataclass(frozen=True)
+class SegmentFindings:
+    """A segment's part of the findings; arrays as in `docs/findings.md`, M flagged samples."""
+
+    scanned: int
+    index: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    label: NDArray[np.int64]
+    input: NDArray[Any]
+    gradient: NDArray[np.float32]
+    distance_l2: NDArray[np.float64]
+    distance_linf: NDArray[np.float64]
+    degenerate: int
+    nonfinite_index: NDArray[np.int64]
+    margin_counts: NDArray[np.int64]
+    labelled: int
+    correct: int
+    scan_margin: NDArray[np.float32]
+    scan_classes: NDArray[np.int32]
+    checked: int
+    disagreement: float
+
+
+class GuardBroken(Exception):
+    """The fast pass was off by more than the guard; carries by how much."""
+
+    def __init__(self, disagreement: float) -> None:
+        super().__init__(disagreement)
+        self.disagreement = disagreement
+
+
+def plan_segments(samples: int, block_rows: int, input_size: int) -> Iterator[Segment]:
+    """Segments of whole blocks, about `SEGMENT_BYTES` of input space each."""
+    rows = max(1, SEGMENT_BYTES // (4 * input_size * block_rows)) * block_rows
+    for start in range(0, samples, rows):
+        yield Segment(start, min(start + rows, samples))
+
+
+def scan_segment(line: Line, segment: Segment) -> SegmentFindings:
+    """The findings of one segment.
+
+    Raises:
+        GuardBroken: The guard doesn't hold; scan again with a wider one.
+        DatasetError: The stored bytes are damaged.
+        BundleError: A graph of the bundle fails on the data.
+    """
+    labels = line.dataset.labels(segment.start, segment.stop)
+    fast = _fast_pass(line, segment, labels)
+    kept_labels = labels[fast.kept.index - segment.start]
+    decided = _decide(line, fast.kept)
+    return _explain(line, segment, labels, kept_labels, fast, decided)
+
+
+def _fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> FastPass:
+    """Read, forward, margin, propose."""
+    kernel = get_kernel("cpu")
+    checks = np.zeros(segment.stop - segment.start, dtype=bool)
+    inside = (line.checks >= segment.start) & (line.checks < segment.stop)
+    checks[line.checks[inside] - segment.start] = True
+    parts: list[Kept] = []
+    margins: list[NDArray[np.float32]] = []
+    classes: list[NDArray[np.int32]] = []
+    counts = np.zeros(len(MARGIN_EDGES) - 1, dtype=np.int64)
+    correct = 0
+    for start, raw in _batches(line, segment):
+        rows = slice(start - segment.start, start - segment.start + len(raw))
+        logits = _logits(line, raw)
+        margin, proposed, top2 = _propose(line, kernel, logits)
+        keep = proposed | checks[rows]
+        counts += np.histogram(np.minimum(margin, MARGIN_EDGES[-1]), MARGIN_EDGES)[0]
+        if line.dataset.has_labels:
+            known_right = (logits.argmax(axis=1) == labels[rows]) & ~keep
+            correct += int(known_right.sum())
+        if line.options.keep_all:
+            margins.append(margin)
+            classes.append(top2.astype(np.int32))
+        if keep.any():
+            where = np.flatnonzero(keep)
+            parts.append(Kept(start + where, raw[where], logits[where], proposed[where]))
+        line.progress(len(raw))
+    raw_shape = line.manifest.preprocess.raw_shape
+    kept = Kept(
+        index=_joined([part.index for part in parts], np.int64),
+        raw=_joined([part.raw for part in parts], line.dataset.dtype, raw_shape),
+        fast=_joined([part.fast for part in parts], np.float32, (len(line.manifest.classes),)),
+        proposed=_joined([part.proposed for part in parts], np.bool_),
+    )
+    return FastPass(
+        kept, counts, correct, _joined(margins, np.float32), _joined(classes, np.int32, (2,))
+    )
+
+
+def _batches(line: Line, segment: Segment) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Positions and raw samples, `batch_size` at a time; reading runs ahead."""
+    for block in prefetch(line.dataset.blocks(segment.start, segment.stop)):
+        for start in range(0, len(block.raw), line.batch_size):
+            yield block.start + start, block.raw[start : start + line.batch_size]
+
+
+def _logits(line: Line, raw: NDArray[Any]) -> NDArray[np.float32]:
+    logits = line.forward.logits(raw)
+    expected = (len(raw), len(line.manifest.classes))
+    if logits.shape != expected:
+        raise BundleError(
+            f"bundle {line.manifest.name!r}: the ONNX graph gives logits of shape {logits.shape}; "
+            f"the manifest says {expected}. Export the model again"
+        )
+    return logits
+
+
+def _propose(
+    line: Line, kernel: Kernel, logits: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Margins, what is proposed, and (with `keep_all`) classes, of one batch.
+
+    Rows with NaN or infinity are proposed, and their margin is NaN.
+    """
+    top2 = kernel(logits, classes=line.options.keep_all)
+    guard = line.guard.of(logits)
+    proposed = top2.margin < line.options.eps + guard
+    if line.options.min_logit is not None:
+        proposed &= top2.top > line.options.min_logit - guard
+    margin = np.asarray(top2.margin, dtype=np.float32)
+    if not np.isfinite(logits).all():
+        broken = ~np.isfinite(logits).all(axis=1)
+        margin = np.where(broken, np.float32(np.nan), margin)
+        proposed |= broken
+    classes = np.empty((0, 2), dtype=np.int64) if top2.classes is None else top2.classes
+    return margin, proposed, classes
+
+
+def _decide(line: Line, kept: Kept) -> Decided:
+    """Canonical flags of the kept samples."""
+    classes = np.zeros((len(kept.index), 2), dtype=np.int64)
+    pair = np.full((len(kept.index), 2), np.nan)
+    finite = np.zeros(len(kept.index), dtype=bool)
+    worst = 0.0
+    for start in range(0, len(kept.index), line.batch_size):
+        rows = slice(start, start + line.batch_size)
+        x = line.manifest.preprocess.to_input_space(kept.raw[rows])
+        logits = _settled_logits(line, x)
+        finite[rows] = np.isfinite(logits).all(axis=1)
+        disagreement = line.guard.disagreement(kept.fast[rows], logits)
+        worst = max(worst, float(disagreement.max()))
+        if worst > line.guard.value:
+            raise GuardBroken(worst)
+        top2 = get_kernel("reference")(logits, classes=True)
+        assert top2.classes is not None
+        classes[rows] = top2.classes
+        pair[rows] = np.take_along_axis(logits, top2.classes, axis=1)
+    flagged = finite & (pair[:, 0] - pair[:, 1] < line.options.eps)
+    if line.options.min_logit is not None:
+        flagged &= pair[:, 0] > line.options.min_logit
+    return Decided(flagged, finite, classes, pair, worst)
+
+
+def _settled_logits(line: Line, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Canonical logits; where rounding could turn a decision, of the sample evaluated alone."""
+    canonical = line.canonical()
+    logits = canonical.logits(x)
+    third = min(3, logits.shape[1])
+    ordered = -np.sort(-logits, axis=1)[:, :third]
+    near = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
+    margin = ordered[:, 0] - ordered[:, 1]
+    with np.errstate(invalid="ignore"):
+        # The order of the first two, the choice of the second, ε, and min_logit.
+        open_ = margin < near
+        open_ |= np.abs(margin - line.options.eps) < near
+        if third == 3:
+            open_ |= (margin < line.options.eps + near) & (ordered[:, 1] - ordered[:, 2] < near)
+        if line.options.min_logit is not None:
+            open_ |= np.abs(ordered[:, 0] - line.options.min_logit) < near
+    if open_.any():
+        logits[open_] = canonical.logits_alone(x[open_])
+    return logits
+
+
+def _explain(
+    line: Line,
+    segment: Segment,
+    labels: NDArray[np.int64],
+    kept_labels: NDArray[np.int64],
+    fast: FastPass,
+    decided: Decided,
+) -> SegmentFindings:
+    """Pair gradients and distances of the flagged samples, and the segment's counts."""
+    kept, flagged = fast.kept, decided.flagged
+    raw, classes, logits = kept.raw[flagged], decided.classes[flagged], decided.logits[flagged]
+    margin = logits[:, 0] - logits[:, 1]
+    shape = line.manifest.preprocess.input_shape
+    gradient = np.empty((0, 2, *shape), dtype=np.float32)
+    distance_l2 = distance_linf = np.empty(0)
+    degenerate = 0
+    if not line.options.no_gradients and len(raw):
+        x = line.manifest.preprocess.to_input_space(raw)
+        pair = line.canonical().pair_gradients(x, classes, margin)
+        gradient = pair.gradient.astype(np.float32)
+        distance_l2, distance_linf = pair.distance_l2, pair.distance_linf
+        degenerate = int(pair.degenerate.sum())
+    right = decided.finite & (decided.classes[:, 0] == kept_labels)
+    return SegmentFindings(
+        scanned=segment.stop - segment.start,
+        index=kept.index[flagged],
+        classes=classes,
+        logits=logits,
+        margin=margin,
+        label=kept_labels[flagged],
+        input=raw,
+        gradient=gradient,
+        distance_l2=distance_l2,
+        distance_linf=distance_linf,
+        degenerate=degenerate,
+        nonfinite_index=kept.index[~decided.finite],
+        margin_counts=fast.margin_counts,
+        labelled=int((labels >= 0).sum()),
+        correct=fast.correct + int(right.sum()),
+        scan_margin=fast.margin,
+        scan_classes=fast.classes,
+        checked=int((~kept.proposed).sum()),
+        disagreement=decided.disagreement,
+    )
+
+
+def _joined(parts: list[Any], dtype: Any, row: tuple[int, ...] = ()) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty((0, *row), dtype=dtype)

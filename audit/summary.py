@@ -1,0 +1,125 @@
+"""What a scan tells its user at the end: as one JSON object, and as text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audit.findings import Findings
+
+CLOSEST = 5
+
+
+def summary_from_findings(findings: Findings, seconds: float | None = None) -> dict[str, Any]:
+    """The summary, JSON-ready: NaN and infinity are null.
+
+    Args:
+        findings: Of the scan.
+        seconds: Wall time of the scan, where known.
+    """
+    right = findings.label == findings.classes[:, 0]
+    labelled = int((findings.label >= 0).sum())
+    return {
+        "dataset": findings.dataset["path"],
+        "bundle": findings.bundle["name"],
+        "eps": findings.eps,
+        "min_logit": findings.min_logit,
+        "scanned": findings.scanned,
+        "flagged": findings.flagged,
+        "rate": findings.rate,
+        "accuracy": findings.accuracy,
+        "accuracy_flagged": int(right.sum()) / labelled if labelled else None,
+        "degenerate": findings.degenerate,
+        "nonfinite": findings.nonfinite,
+        "closest": _closest(findings),
+        "guard": findings.engine["guard"],
+        "rescans": findings.engine["rescans"],
+        "checked": findings.engine["checked"],
+        "miss_rate_bound": findings.engine["miss_rate_bound"],
+        "seconds": seconds,
+        "findings": str(findings.path),
+    }
+
+
+def _closest(findings: Findings) -> list[dict[str, Any]]:
+    """The flagged samples of smallest margin, smallest first."""
+    names = findings.bundle["classes"]
+    has_distances = findings.degenerate is not None
+    rows = findings.margin.argsort(kind="stable")[:CLOSEST]
+    closest = []
+    for row in rows.tolist():
+        a, b = findings.classes[row].tolist()
+        label = int(findings.label[row])
+        closest.append(
+            {
+                "index": int(findings.index[row]),
+                "classes": [a, b],
+                "names": [names[a], names[b]],
+                "margin": float(findings.margin[row]),
+                "label": label if label >= 0 else None,
+                "label_name": names[label] if label >= 0 else None,
+                "distance_l2": _number(findings.distance_l2[row]) if has_distances else None,
+                "distance_linf": _number(findings.distance_linf[row]) if has_distances else None,
+            }
+        )
+    return closest
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def text_from_summary(summary: dict[str, Any]) -> str:
+    """The summary as a person reads it."""
+    lines = [
+        f"scanned   {summary['scanned']:,} samples of {summary['dataset']}",
+        f"flagged   {summary['flagged']:,} near ties at ε = {summary['eps']:g}"
+        + ("" if summary["min_logit"] is None else f", largest logit > {summary['min_logit']:g}")
+        + f" ({summary['rate']:.3%})",
+    ]
+    if summary["accuracy"] is not None:
+        line = f"accuracy  {summary['accuracy']:.2%}"
+        if summary["accuracy_flagged"] is not None:
+            line += f"; among the flagged {summary['accuracy_flagged']:.2%}"
+        lines.append(line)
+    if summary["degenerate"]:
+        lines.append(
+            f"          {summary['degenerate']:,} of them degenerate: equal logits that no change "
+            "of the input tips"
+        )
+    if summary["nonfinite"]:
+        lines.append(f"warning   {summary['nonfinite']:,} samples with NaN or infinite logits")
+    if summary["rescans"]:
+        lines.append(
+            f"note      the fast pass was off by more than its guard; scanned again with a guard "
+            f"of {summary['guard']:.2g}"
+        )
+    if summary["closest"]:
+        lines += ["closest ties", *_table(summary["closest"])]
+    lines.append(f"findings  {summary['findings']}")
+    return "\n".join(lines)
+
+
+def _table(closest: list[dict[str, Any]]) -> list[str]:
+    header = ["index", "classes", "label", "margin", "distance L2", "distance L∞"]
+    rows = [
+        [
+            str(tie["index"]),
+            " / ".join(tie["names"]),
+            "unknown" if tie["label"] is None else tie["label_name"],
+            f"{tie['margin']:.6f}",
+            _shown(tie["distance_l2"]),
+            _shown(tie["distance_linf"]),
+        ]
+        for tie in closest
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [header, *rows]
+    ]
+
+
+def _shown(distance: float | None) -> str:
+    return "-" if distance is None else f"{distance:.6f}"

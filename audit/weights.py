@@ -1,0 +1,101 @@
+"""Trained weights into a network, without unpickling anything but tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audit.errors import ModelError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+# What training code wraps around a network, and so puts before the names of its parameters.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+SHOWN_NAMES = 3
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load a `.safetensors`, a state dict (`.pt`, `.pth`) or a Lightning `.ckpt` into `model`.
+
+    Raises:
+        ModelError: There is no such file, it holds more than tensors, or it doesn't fit.
+    """
+    weights = _without_prefix(_read(Path(path)), model)
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    if missing or unexpected:
+        raise ModelError(
+            f"{path}: doesn't fit the network; missing {_listed(missing)}; unexpected "
+            f"{_listed(unexpected)}. Check that the factory builds the network that was trained"
+        )
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise ModelError(
+                f"{path}: {name!r} has shape {tuple(value.shape)}; the network has "
+                f"{tuple(expected[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; expected trained weights")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as exc:
+            raise ModelError(f"{path}: not a safetensors file: {exc}") from exc
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise ModelError(
+            f"{path}: holds more than tensors, and loading that could run code; save the weights "
+            "alone: torch.save(model.state_dict(), PATH), or safetensors"
+        ) from exc
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise ModelError(f"{path}: not a file of weights that torch can read") from exc
+    return _state_dict(path, document)
+
+
+def _state_dict(path: Path, document: Any) -> Mapping[str, Tensor]:
+    for key in NESTED_KEYS:
+        if isinstance(document, dict) and isinstance(document.get(key), dict):
+            document = document[key]
+            break
+    if not isinstance(document, dict) or not document:
+        raise ModelError(f"{path}: holds {type(document).__name__}; expected a state dict")
+    weights = {name: value for name, value in document.items() if isinstance(value, Tensor)}
+    if len(weights) != len(document):
+        raise ModelError(
+            f"{path}: expected a state dict of tensors, or one under {', '.join(NESTED_KEYS)}"
+        )
+    return weights
+
+
+def _without_prefix(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """Strip wrappers' prefixes while every name has one and none is the network's own."""
+    expected = set(model.state_dict())
+    while not expected & set(weights):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
+        if prefix is None:
+            break
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:SHOWN_NAMES])) or "none"
+    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown

@@ -1,0 +1,6 @@
+"""The op of the scan, `top2_margin`, in several implementations of one definition."""
+
+from audit_kernels.registry import get as get
+from audit_kernels.registry import names as names
+from audit_kernels.types import Kernel as Kernel
+from audit_kernels.types import Top2 as Top2
