@@ -160,7 +160,8 @@ def _read_regular_file(path: Path, limit: int) -> bytes:
         raise BundleError(f"{path}: missing; expected a bundle made by 'audit export'")
     try:
         with path.open("rb") as file:
-            return file.read(limit + 1)
+            # The limit may be a stranger's claim, and read() allocates what it is asked for.
+            return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as exc:
         raise BundleError(f"{path}: can't be read ({exc.strerror})") from exc
 
@@ -240,9 +241,15 @@ def _count(document: Mapping[str, Any], name: str) -> int:
 
 def _number(document: Mapping[str, Any], name: str) -> float:
     value = document.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: expected a number, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number")
+    return number
 
 
 def _positive(document: Mapping[str, Any], name: str) -> float:

@@ -58,7 +58,9 @@ def _configured() -> str | None:
             raise OptionError(f"{path}: not TOML that can be read ({exc})") from exc
         for key in table:
             document = document.get(key, {})
-        model = document.get("model") if isinstance(document, dict) else None
+            if not isinstance(document, dict):
+                raise OptionError(f"{path}: {'.'.join(table)} is not a table")
+        model = document.get("model")
         if model is not None and not isinstance(model, str):
             raise OptionError(f"{path}: model is {model!r}; expected the path of a bundle")
         if model:

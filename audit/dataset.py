@@ -79,14 +79,13 @@ class Dataset:
             self.images_name = name
             self._check_samples()
             self.labels_name, self._labels = self._find_labels(labels)
-            attribute = self._file.attrs.get("audit_bundle")
+            self.audit_bundle = hdf5.text_attribute(self._file, "audit_bundle")
         except BaseException:
             self.close()
             raise
         self.sample_shape: tuple[int, ...] = self._images.shape[1:]
         self.dtype: np.dtype[Any] = self._images.dtype.newbyteorder("=")
         self.stored: int = self._images.shape[0]
-        self.audit_bundle = attribute if isinstance(attribute, str) else None
 
     def __enter__(self) -> Dataset:
         return self
@@ -231,7 +230,14 @@ class Dataset:
             except ValueError as exc:
                 raise self._error(f"{exc}; refused unless --allow-external is given") from exc
         if not isinstance(node, h5py.Dataset):
+            link = self._file.get(name, getlink=True) if self._allow_external else None
+            if node is None and isinstance(link, h5py.ExternalLink):
+                raise self._error(f"{name!r} leads to {link.filename!r}, where it isn't found")
             return None
+        try:
+            _ = node.dtype
+        except TypeError as exc:
+            raise self._error(f"{name!r} has a type that can't be read; expected numbers") from exc
         outside = None if self._allow_external else hdf5.outside_source(node)
         if outside:
             raise self._error(f"{name!r} is {outside}; refused unless --allow-external is given")
@@ -335,8 +341,11 @@ class Dataset:
         self._check_storage(name, labels)
 
     def _check_storage(self, name: str, dataset: h5py.Dataset) -> None:
-        if dataset.is_virtual or dataset.external:
-            return  # --allow-external was given; what other files hold isn't counted here
+        if dataset.is_virtual or dataset.external:  # --allow-external was given
+            absent = hdf5.absent_source(dataset)
+            if absent:
+                raise self._error(f"{name!r} {absent}")
+            return
         try:
             missing = hdf5.missing_storage(dataset)
         except (OSError, RuntimeError) as exc:

@@ -77,3 +77,9 @@ class DeviceError(AuditError, RuntimeError):
 
 class InstallationError(AuditError, ImportError):
     """A package that is needed is missing, or two that exclude each other are installed."""
+
+
+def last_line(exc: BaseException) -> str:
+    """The last line of a foreign exception: torch puts the reason there, after pages of trace."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return lines[-1] if lines else type(exc).__name__

@@ -38,11 +38,11 @@ from audit.bundle import (
     load_bundle,
 )
 from audit.dataset import Dataset
-from audit.errors import ModelError, OutputError, ParityError
+from audit.errors import ModelError, OptionError, OutputError, ParityError
 from audit.forward import INPUT, OUTPUT, Forward, available_threads
 from audit.gradients import Canonical
 from audit.guard import Guard
-from audit.options import ExportOptions
+from audit.options import RAW_DTYPES, ExportOptions
 from audit.preprocess import Preprocess, input_space_to_logits, plan_preprocess, raw_to_logits
 from audit.torchscript import (
     module_from_torchscript,
@@ -91,7 +91,7 @@ def export_bundle(
         _run_preflight(eager, x[:PREFLIGHT_SAMPLES], options)
         files = {
             ONNX: _onnx_from_module(raw_to_logits(copy.deepcopy(network), preprocess), samples),
-            TORCHSCRIPT: torchscript_from_module(copy.deepcopy(eager), x[:EXAMPLE_BATCH]),
+            TORCHSCRIPT: _torchscript_from_module(copy.deepcopy(eager), x),
         }
         if options.pt2:
             files[PT2] = _pt2_from_module(
@@ -174,12 +174,23 @@ def _samples(options: ExportOptions) -> Samples:
         raw = preprocess.random_raw(RANDOM_SAMPLES, np.random.default_rng(SEED))
         return Samples(raw, "random", preprocess)
     with Dataset(options.parity_data) as data:
-        preprocess = planned(data.sample_shape, options.raw_dtype or str(data.dtype))
+        preprocess = planned(data.sample_shape, _raw_dtype(options, data.dtype))
         spaced = np.linspace(0, data.stored - 1, min(PARITY_SAMPLES, data.stored))
         raw = data.samples(spaced.astype(np.int64)).astype(preprocess.raw_dtype)
     # The preflight compares batches of up to five.
     raw = np.resize(raw, (max(len(raw), PREFLIGHT_SAMPLES), *raw.shape[1:]))
     return Samples(raw, Path(options.parity_data).name, preprocess)
+
+
+def _raw_dtype(options: ExportOptions, stored: np.dtype[Any]) -> str:
+    raw_dtype = options.raw_dtype or str(stored)
+    if raw_dtype not in RAW_DTYPES or not np.can_cast(stored, raw_dtype, "same_kind"):
+        raise OptionError(
+            f"the parity data's samples are {stored}, which can't stand for "
+            f"{options.raw_dtype or 'any raw dtype'}; store them as one of "
+            f"{', '.join(RAW_DTYPES)}, and name the same with --raw-dtype"
+        )
+    return raw_dtype
 
 
 def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn.Module:
@@ -252,6 +263,13 @@ def _strip_metadata(proto: Any) -> None:
         initializer.ClearField("metadata_props")
 
 
+def _torchscript_from_module(module: nn.Module, x: Tensor) -> bytes:
+    try:
+        return torchscript_from_module(module, x[:EXAMPLE_BATCH])
+    except Exception as exc:
+        raise ModelError(f"the network can't be exported to TorchScript: {_cause(exc)}") from exc
+
+
 def _pt2_from_module(module: nn.Module, x: Tensor) -> bytes:
     buffer = io.BytesIO()
     try:
@@ -261,6 +279,9 @@ def _pt2_from_module(module: nn.Module, x: Tensor) -> bytes:
                 (x[:EXAMPLE_BATCH].float(),),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
+            for node in program.graph.nodes:
+                # Names the exporting machine's paths, which don't belong into a shipped file.
+                node.meta.pop("stack_trace", None)
             torch.export.save(program, buffer)
     except Exception as exc:
         raise ModelError(f"the network can't be exported with --pt2: {_cause(exc)}") from exc
@@ -285,7 +306,8 @@ def _exporter_chatter_muted() -> Iterator[None]:
     level = torch_logger.level
     torch_logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the graph that it got to.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -297,6 +319,11 @@ def _cause(exc: BaseException) -> str:
     while exc.__cause__ is not None:
         exc = exc.__cause__
     text = " ".join(str(exc).split())
+    if "Could not export Python function call" in text:
+        return (
+            "custom backward passes (autograd.Function) can't be exported; write the forward pass "
+            "so that its own derivative is the one you want"
+        )
     if "Constraints violated" in text or "specialized" in text:
         return "it fixes the batch size; take it from x.shape[0] in forward"
     return text[:300] or type(exc).__name__
@@ -327,11 +354,21 @@ def _check_target(out: Path) -> Path:
         OutputError: Something else is there, or there is no folder to put it in.
     """
     target = out.absolute()
-    if target.exists() and not (target / MANIFEST).is_file():
+    if os.path.lexists(target) and not _is_bundle(target):
         raise OutputError(f"{out}: exists and is not a bundle; name another directory with -o")
     if not target.parent.is_dir():
         raise OutputError(f"{target.parent}: no such directory; create it, or name another with -o")
     return target
+
+
+def _is_bundle(target: Path) -> bool:
+    """Nothing but a bundle's files, damaged or not: it is deleted when it is replaced."""
+    known = {MANIFEST, ONNX, TORCHSCRIPT, PT2}
+    return (
+        (target / MANIFEST).is_file()
+        and {each.name for each in target.iterdir()} <= known
+        and b'"audit-bundle/' in (target / MANIFEST).read_bytes()
+    )
 
 
 def _write(target: Path, files: dict[str, bytes]) -> None:

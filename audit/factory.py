@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def model_from_factory(spec: str) -> nn.Module:
     from torch import nn
 
     where, colon, name = spec.rpartition(":")
-    if not colon or not where or not name:
+    if not colon or not where or not name or (where[0] == "." and not where.endswith(".py")):
         raise ModelError(f"{spec}: expected package.module:name or file.py:name")
     module = _module_from_file(Path(where)) if where.endswith(".py") else _module_named(where)
     factory = getattr(module, name, None)
@@ -42,6 +43,8 @@ def model_from_factory(spec: str) -> nn.Module:
             f"{spec}: {exc}; expected a callable without arguments: write a function that "
             "returns the network as it was trained"
         ) from exc
+    except Exception as exc:
+        raise _raised(spec, exc) from exc
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec}: returned {type(model).__name__}; expected an nn.Module")
     return model
@@ -57,7 +60,10 @@ def _module_from_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as exc:
+        raise _raised(str(path), exc) from exc
     return module
 
 
@@ -70,4 +76,14 @@ def _module_named(name: str) -> ModuleType:
             raise ModelError(
                 f"{name}: no such module; expected one that can be imported from here, or file.py"
             ) from exc
-        raise
+        raise _raised(name, exc) from exc
+    except Exception as exc:
+        raise _raised(name, exc) from exc
+
+
+def _raised(where: str, exc: Exception) -> ModelError:
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    return ModelError(
+        f"{where}: raised {type(exc).__name__}: {exc} ({frame.filename}, line {frame.lineno}); it "
+        "must run as it is, without arguments"
+    )

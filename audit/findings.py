@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 SCHEMA = "audit-findings/1"
 WHAT = "a findings file made by 'audit scan'"
+OPTIONAL = {  # what a scan can leave out → the way to have it
+    **dict.fromkeys(
+        ("flagged/gradient", "flagged/distance_l2", "flagged/distance_linf"), "gradients"
+    ),
+    **dict.fromkeys(("scan/margin", "scan/classes"), "--keep-all"),
+}
+# What h5py, json and the conversions raise on a file that isn't as it should be.
+MALFORMED = (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError, RuntimeError)
+MAX_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -76,86 +85,95 @@ class Findings:
     @cached_property
     def index(self) -> NDArray[np.int64]:
         """Positions in the dataset, ascending, int64 (M,)."""
-        return self._read("flagged/index")
+        return self._read("flagged/index", "int64", self.flagged)
 
     @cached_property
     def classes(self) -> NDArray[np.int64]:
         """The tied classes a, b, int64 (M, 2)."""
-        return self._read("flagged/classes")
+        return self._read("flagged/classes", "int64", self.flagged, 2)
 
     @cached_property
     def logits(self) -> NDArray[np.float64]:
         """Canonical z_a, z_b, float64 (M, 2)."""
-        return self._read("flagged/logits")
+        return self._read("flagged/logits", "float64", self.flagged, 2)
 
     @cached_property
     def margin(self) -> NDArray[np.float64]:
         """Canonical margins z_a - z_b, float64 (M,)."""
-        return self._read("flagged/margin")
+        return self._read("flagged/margin", "float64", self.flagged)
 
     @cached_property
     def label(self) -> NDArray[np.int64]:
         """True classes, int64 (M,); -1 where unknown."""
-        return self._read("flagged/label")
+        return self._read("flagged/label", "int64", self.flagged)
 
     @cached_property
     def input(self) -> NDArray[Any]:
         """The samples as stored, (M, *raw_shape) in their own dtype."""
-        return self._read("flagged/input")
+        return self._read("flagged/input", None, self.flagged, ...)
 
     @cached_property
     def gradient(self) -> NDArray[np.float32]:
         """∂z_a/∂x and ∂z_b/∂x in input space, float32 (M, 2, *input_shape)."""
-        return self._read("flagged/gradient")
+        return self._read("flagged/gradient", "float32", self.flagged, 2, ...)
 
     @cached_property
     def distance_l2(self) -> NDArray[np.float64]:
         """First-order L2 distance to the a/b boundary, float64 (M,); NaN: degenerate."""
-        return self._read("flagged/distance_l2")
+        return self._read("flagged/distance_l2", "float64", self.flagged)
 
     @cached_property
     def distance_linf(self) -> NDArray[np.float64]:
         """First-order L∞ distance to the a/b boundary, float64 (M,); NaN: degenerate."""
-        return self._read("flagged/distance_linf")
+        return self._read("flagged/distance_linf", "float64", self.flagged)
 
     @cached_property
     def nonfinite_index(self) -> NDArray[np.int64]:
         """Positions of samples whose logits are NaN or infinite, ascending, int64 (K,)."""
-        return self._read("nonfinite/index")
+        return self._read("nonfinite/index", "int64", self.nonfinite)
 
     @cached_property
     def pairs(self) -> NDArray[np.int64]:
         """Flagged samples per (a, b), int64 (C, C)."""
-        return self._read("summary/pairs")
+        return self._read("summary/pairs", "int64", None, None)
 
     @cached_property
     def margin_edges(self) -> NDArray[np.float64]:
         """Bin edges of the histogram of all margins of the fast pass, float64 (B + 1,)."""
-        return self._read("summary/margin_edges")
+        return self._read("summary/margin_edges", "float64", None)
 
     @cached_property
     def margin_counts(self) -> NDArray[np.int64]:
         """Samples a bin, int64 (B,); what exceeds the last edge is counted in the last bin."""
-        return self._read("summary/margin_counts")
+        return self._read("summary/margin_counts", "int64", None)
 
     @cached_property
     def scan_margin(self) -> NDArray[np.float32]:
         """Every sample's margin of the fast pass, float32 (N,); only with `keep_all`."""
-        return self._read("scan/margin")
+        return self._read("scan/margin", "float32", self.scanned)
 
     @cached_property
     def scan_classes(self) -> NDArray[np.int32]:
         """Every sample's top-2 of the fast pass, int32 (N, 2); only with `keep_all`."""
-        return self._read("scan/classes")
+        return self._read("scan/classes", "int32", self.scanned, 2)
 
-    def _read(self, name: str) -> NDArray[Any]:
+    def _read(self, name: str, dtype: str | None, *shape: Any) -> NDArray[Any]:
+        """The array; `dtype` None: any number, a size None: any, `...` at the end: more axes."""
         with _open(self.path) as file:
-            if file.attrs.get("created") != self.created:
+            if _attribute(file, "created") != self.created:
                 raise FindingsError(f"{self.path}: replaced by another scan; load it again")
             dataset = _dataset(file, self.path, name)
             if dataset is None:
-                option = "--keep-all" if name.startswith("scan/") else "gradients"
-                raise NotRecordedError(f"{self.path}: no /{name}; scan again with {option}")
+                if name in OPTIONAL:
+                    raise NotRecordedError(
+                        f"{self.path}: no /{name}; scan again with {OPTIONAL[name]}"
+                    )
+                raise FindingsError(f"{self.path}: no /{name}; expected {WHAT}")
+            if not _fits(dataset, dtype, shape):
+                raise FindingsError(
+                    f"{self.path}: /{name} is {dataset.dtype} of shape {dataset.shape}; "
+                    f"expected {WHAT}"
+                )
             try:
                 values: NDArray[Any] = dataset[()]
             except OSError as exc:
@@ -171,33 +189,14 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
     """
     path = Path(path)
     with _open(path) as file:
-        attributes = file.attrs
-        if attributes.get("schema") != SCHEMA:
-            raise FindingsError(
-                f"{path}: schema {attributes.get('schema')!r}; expected {WHAT} ({SCHEMA!r})"
-            )
+        schema = _attribute(file, "schema")
+        if schema != SCHEMA:
+            raise FindingsError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
         try:
-            min_logit = float(attributes["min_logit"])
-            summary = file["summary"].attrs
-            degenerate = int(summary["degenerate"])
-            findings = Findings(
-                path=path,
-                tool_version=str(attributes["tool_version"]),
-                created=str(attributes["created"]),
-                eps=float(attributes["eps"]),
-                min_logit=None if math.isnan(min_logit) else min_logit,
-                scanned=int(attributes["scanned"]),
-                flagged=int(attributes["flagged"]),
-                nonfinite=int(attributes["nonfinite"]),
-                degenerate=None if degenerate < 0 else degenerate,
-                labelled=int(summary["labelled"]),
-                correct=int(summary["correct"]),
-                dataset=_json_object(attributes["dataset"]),
-                bundle=_json_object(attributes["bundle"]),
-                engine=_json_object(attributes["engine"]),
-            )
-        except (KeyError, TypeError, ValueError) as exc:
-            raise FindingsError(f"{path}: incomplete ({exc}); expected {WHAT}") from exc
+            findings = _from_attributes(path, file)
+        except MALFORMED as exc:
+            reason = " ".join(str(exc).split())[:MAX_REASON]
+            raise FindingsError(f"{path}: incomplete ({reason}); expected {WHAT}") from exc
         for name, rows in (
             ("flagged/index", findings.flagged),
             ("nonfinite/index", findings.nonfinite),
@@ -208,11 +207,66 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
     return findings
 
 
+def _from_attributes(path: Path, file: Any) -> Findings:
+    """Everything but the arrays; what is missing or malformed raises one of `MALFORMED`."""
+    from audit import hdf5
+
+    group = hdf5.find_object(file, "summary")
+    if group is None:
+        raise ValueError("no /summary")
+    root, summary = file.attrs, group.attrs
+    min_logit, degenerate = float(root["min_logit"]), int(summary["degenerate"])
+    findings = Findings(
+        path=path,
+        tool_version=str(root["tool_version"]),
+        created=str(root["created"]),
+        eps=float(root["eps"]),
+        min_logit=None if math.isnan(min_logit) else min_logit,
+        scanned=int(root["scanned"]),
+        flagged=int(root["flagged"]),
+        nonfinite=int(root["nonfinite"]),
+        degenerate=None if degenerate < 0 else degenerate,
+        labelled=int(summary["labelled"]),
+        correct=int(summary["correct"]),
+        dataset=_json_object(root["dataset"]),
+        bundle=_json_object(root["bundle"]),
+        engine=_json_object(root["engine"]),
+    )
+    if not (math.isfinite(findings.eps) and math.isfinite(findings.min_logit or 0)):
+        raise ValueError("a threshold that is not a finite number")
+    if findings.scanned < 1 or not 0 <= findings.correct <= findings.labelled <= findings.scanned:
+        raise ValueError("counts that contradict each other")
+    return findings
+
+
 def _json_object(text: Any) -> dict[str, Any]:
-    document = json.loads(text)
+    document = json.loads(text, parse_constant=_no_constant)
     if not isinstance(document, dict):
-        raise ValueError(f"expected a JSON object, got {document!r}")
+        raise ValueError("expected a JSON object")
     return document
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _attribute(file: Any, name: str) -> Any:
+    try:
+        return file.attrs.get(name)
+    except MALFORMED:
+        return None
+
+
+def _fits(dataset: Any, dtype: str | None, shape: tuple[Any, ...]) -> bool:
+    actual = dataset.shape
+    if shape[-1] is ...:
+        shape = shape[:-1]
+        actual = actual[: len(shape)]
+    sizes = len(actual) == len(shape) and all(
+        expected in (None, size) for expected, size in zip(shape, actual, strict=True)
+    )
+    kind = dataset.dtype.kind in "uif" if dtype is None else str(dataset.dtype) == dtype
+    return sizes and kind
 
 
 def _open(path: Path) -> Any:

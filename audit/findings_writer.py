@@ -177,7 +177,6 @@ class FindingsWriter:
                 }[name]
         summary.attrs["NX_class"] = "NXdata"
         summary.attrs["signal"] = "margin_counts"
-        summary.attrs["auxiliary_signals"] = ["pairs"]
         summary.attrs["axes"] = ["margin_edges"]
         summary.attrs["margin_edges_indices"] = 0
         summary["margin_edges"].attrs["units"] = "logit"
@@ -221,7 +220,8 @@ def check_output(out: Path) -> None:
     if out.exists():
         try:
             with hdf5.open_file(out, FindingsError, missing=FindingsError, what="findings") as file:
-                is_findings = str(file.attrs.get("schema", "")).startswith("audit-findings/")
+                schema = hdf5.text_attribute(file, "schema") or ""
+                is_findings = schema.startswith("audit-findings/")
         except FindingsError:
             is_findings = False
         if not is_findings:

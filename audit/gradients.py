@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from audit.errors import BundleError, DeviceError
+from audit.errors import BundleError, DeviceError, last_line
 from audit.torchscript import module_from_torchscript, plain_execution
 
 BATCH_BYTES = 2 * 2**20  # of float64 input; activations are many times that
@@ -75,9 +75,7 @@ class Canonical:
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (N, C) float64 of input-space samples (N, *input_shape)."""
-        parts = [
-            self._forward(self._module, _tensor(x[rows], self._device)) for rows in _batches(x)
-        ]
+        parts = [self._forward(self._module, x[rows], self._device) for rows in _batches(x)]
         return np.concatenate(parts)
 
     def logits_alone(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -88,9 +86,7 @@ class Canonical:
         """
         threads, self._threads = self._threads, 1
         try:
-            parts = [
-                self._forward(self._alone, _tensor(x[i : i + 1], "cpu")) for i in range(len(x))
-            ]
+            parts = [self._forward(self._alone, x[i : i + 1], "cpu") for i in range(len(x))]
         finally:
             self._threads = threads
         return np.concatenate(parts)
@@ -110,7 +106,7 @@ class Canonical:
         """
         gradient = np.empty((len(x), 2, *x.shape[1:]))
         for rows in _batches(x):
-            gradient[rows] = self._pair(_tensor(x[rows], self._device), classes[rows])
+            gradient[rows] = self._pair(x[rows], classes[rows])
         flat = gradient.reshape(len(x), 2, -1)
         difference = flat[:, 0] - flat[:, 1]
         size = np.linalg.norm(flat, axis=2).sum(axis=1)
@@ -123,28 +119,29 @@ class Canonical:
             distance_linf = np.where(degenerate, np.nan, margin / l1)
         return PairGradients(gradient, distance_l2, distance_linf, degenerate)
 
-    def _forward(self, module: nn.Module, x: Tensor) -> NDArray[np.float64]:
+    def _forward(
+        self, module: nn.Module, x: NDArray[np.float32], device: str
+    ) -> NDArray[np.float64]:
         with self._own_settings(), torch.no_grad():
-            logits: Tensor = self._call(module, x)
-        return logits.cpu().numpy()
+            return self._call(module, _tensor(x, device)).cpu().numpy()
 
-    def _pair(self, x: Tensor, classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _pair(self, x: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float64]:
         with self._own_settings(), torch.enable_grad():
-            x.requires_grad_()
-            logits = self._call(self._module, x)
-            pair = torch.from_numpy(classes).to(x.device)
+            inputs = _tensor(x, self._device).requires_grad_()
+            logits = self._call(self._module, inputs)
+            pair = torch.from_numpy(classes).to(inputs.device)
             # Each row's logit depends on that row alone, so the gradient of the sum over rows
             # holds every row's own gradient.
             first, second = logits.gather(1, pair).sum(0)
-            (of_a,) = torch.autograd.grad(first, x, retain_graph=True)
-            (of_b,) = torch.autograd.grad(second, x)
-        return torch.stack([of_a, of_b], 1).cpu().numpy()
+            (of_a,) = torch.autograd.grad(first, inputs, retain_graph=True)
+            (of_b,) = torch.autograd.grad(second, inputs)
+            return torch.stack([of_a, of_b], 1).cpu().numpy()
 
     def _call(self, module: nn.Module, x: Tensor) -> Tensor:
         try:
             logits: Tensor = module(x)
         except RuntimeError as exc:
-            raise BundleError(f"{self._source}: torch failed: {exc}") from exc
+            raise BundleError(f"{self._source}: torch failed: {last_line(exc)}") from exc
         return logits
 
     @contextmanager

@@ -36,6 +36,8 @@ def open_file(
         raise missing(f"{path}: no such file; expected {what}")
     if Path(path).is_dir():
         raise error(f"{path}: a directory; expected {what}")
+    if not Path(path).is_file():  # opening a pipe would wait for its other end
+        raise error(f"{path}: not a regular file; expected {what}")
     try:
         return h5py.File(path, "r")
     except OSError as exc:
@@ -46,6 +48,17 @@ def open_file(
         if is_hdf5:
             raise error(f"{path}: a damaged or truncated HDF5 file ({_reason(exc)})") from exc
         raise error(f"{path}: not an HDF5 file that can be read; expected {what}") from exc
+
+
+def text_attribute(file: h5py.File, name: str) -> str | None:
+    """The attribute's text, of fixed or variable length; None where there is no such text."""
+    try:
+        value = file.attrs.get(name)
+    except (OSError, RuntimeError, TypeError, ValueError):
+        return None  # of a type that numpy doesn't have, or damaged
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
 
 
 def find_object(file: h5py.File, name: str) -> Any:
@@ -91,6 +104,32 @@ def outside_source(dataset: h5py.Dataset) -> str | None:
         return "a virtual dataset (its values lie in other datasets)"
     if dataset.external:
         return f"in external storage ({dataset.external[0][0]!r})"
+    return None
+
+
+def absent_source(dataset: h5py.Dataset) -> str | None:
+    """What other file isn't there or is too short, in words: HDF5 reads zeros in its place."""
+    folder = Path(dataset.file.filename).parent
+    names = (
+        [source.file_name for source in dataset.virtual_sources()]
+        if dataset.is_virtual
+        else [name for name, _, _ in dataset.external]
+    )
+    for name in names:
+        # '.' is the file itself; '%b' stands for a number that HDF5 counts up.
+        if (
+            name != "."
+            and "%" not in name
+            and not any(p.is_file() for p in (folder / name, Path(name)))
+        ):
+            return f"has its values in {name!r}, which isn't there"
+    if not dataset.is_virtual:
+        held = 0
+        for name, offset, size in dataset.external:
+            path = next(p for p in (Path(name), folder / name) if p.is_file())
+            held += min(size, max(0, path.stat().st_size - offset))
+        if held < dataset.nbytes:
+            return f"declares {dataset.nbytes} bytes but {names[0]!r} holds {held}"
     return None
 
 

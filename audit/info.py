@@ -35,7 +35,7 @@ def _is_findings(path: str | os.PathLike[str]) -> bool:
         missing=FindingsError,
         what=f"a dataset, a bundle's directory, or findings; there is no {path}",
     ) as file:
-        return str(file.attrs.get("schema", "")).startswith("audit-findings/")
+        return (hdf5.text_attribute(file, "schema") or "").startswith("audit-findings/")
 
 
 def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:

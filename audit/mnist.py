@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Sequence
@@ -186,13 +186,11 @@ def _download(directory: Path, file: IdxFile, mirrors: Sequence[str]) -> None:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
                 # Gzip can't make it larger than the content, but for a few bytes of header.
                 data = response.read(file.size + 1024)
-        except (urllib.error.URLError, OSError, ValueError) as exc:
+        except (http.client.HTTPException, OSError, ValueError) as exc:
             reasons.append(f"{url}: {getattr(exc, 'reason', exc)}")
             continue
         if _is_original(data, file):
-            scratch = target.with_name(f".{target.name}.partial")
-            scratch.write_bytes(data)
-            scratch.replace(target)
+            _write_bytes(target, data)
             return
         reasons.append(f"{url}: not the original file (its SHA-256 differs)")
     raise DatasetError(f"{file.name}: can't be fetched; tried {'; '.join(reasons)}")
@@ -205,6 +203,16 @@ def _is_original(data: bytes, file: IdxFile) -> bool:
     except zlib.error:
         return False
     return hashlib.sha256(content).hexdigest() == file.sha256
+
+
+def _write_bytes(target: Path, data: bytes) -> None:
+    scratch = target.with_name(f".{target.name}.partial")
+    try:
+        scratch.write_bytes(data)
+        scratch.replace(target)
+    except OSError as exc:
+        scratch.unlink(missing_ok=True)
+        raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
 
 
 def _make_directory(directory: Path) -> None:

@@ -5,6 +5,7 @@ All checks run on a float64 copy in evaluation mode, from input space on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,11 @@ CLOSE = 1e-9  # of two float64 evaluations that should be equal, relative to the
 CLOSE_GRADIENT = 1e-6
 PROBABILITY = 1e-5  # how near to 1 sums of probabilities come in float64 after a float32 softmax
 CALLS = (2, 5, 1, 3)  # batch sizes of the first four calls, in which the executor changes
+MIXED = (
+    "the logits of a sample depend on its neighbours in the batch; use normalisation with running "
+    "statistics (BatchNorm track_running_stats=True), and nothing that averages or attends over "
+    "the batch axis (batch_first=True for transformers)"
+)
 
 Network = Callable[[Tensor], Tensor]
 
@@ -45,13 +51,17 @@ def check_evaluation_mode(model: nn.Module) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """All parameters and buffers must be finite.
+    """All parameters and buffers must be finite, but for -inf in buffers.
 
     Raises:
         ModelError: One holds NaN or infinity.
     """
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+    finite = {name: torch.isfinite(value).all() for name, value in model.named_parameters()}
+    for name, value in model.named_buffers():
+        # Attention masks are buffers of 0 and -inf.
+        finite[name] = (torch.isfinite(value) | (value == -torch.inf)).all()
+    for name in finite:
+        if not finite[name]:
             raise ModelError(f"parameter {name!r} holds NaN or infinity; train the model again")
 
 
@@ -81,22 +91,27 @@ def check_logits(model: nn.Module, x: Tensor, classes: Sequence[str] | None) -> 
                 "of training (F.dropout without training=self.training, noise, state that counts)"
             )
         reversed_again = _logits(model, x.flip(0)).flip(0)
-        alone = torch.cat([_logits(model, x[i : i + 1]) for i in range(min(len(x), 4))])
+        try:
+            alone = torch.cat([_logits(model, x[i : i + 1]) for i in range(min(len(x), 4))])
+        except ModelError as exc:  # batch statistics of one sample, for one
+            raise ModelError(MIXED) from exc
         if not (_close(reversed_again, logits) and _close(alone, logits[: len(alone)])):
-            raise ModelError(
-                "the logits of a sample depend on its neighbours in the batch; use normalisation "
-                "with running statistics (BatchNorm track_running_stats=True), and nothing that "
-                "averages or attends over the batch axis (batch_first=True for transformers)"
-            )
+            raise ModelError(MIXED)
 
 
 def check_gradients(model: nn.Module, x: Tensor) -> None:
     """Gradients must reach the input.
 
     Raises:
-        ModelError: They are absent, or zero for every sample.
+        ModelError: They are absent, not finite, or zero for every sample.
     """
-    if not logits_and_gradients(model, x).gradients.any():
+    gradients = logits_and_gradients(model, x).gradients
+    if not torch.isfinite(gradients).all():
+        raise ModelError(
+            "the gradients of the logits are NaN or infinite at ordinary inputs; add a small "
+            "constant under roots, norms and logarithms in forward, before they see a zero"
+        )
+    if not gradients.any():
         raise ModelError(
             "the gradients of the logits are zero at every input; remove what has no slope on the "
             "way (round, sign, argmax, thresholds), or check that the weights aren't all zero"
@@ -127,8 +142,8 @@ def check_same_gradients(
             got = logits_and_gradients(exported, x[:size])
         except RuntimeError as exc:
             raise ModelError(
-                f"{what} fails in call {call}, on a batch of {size}: {_first_line(exc)}; take "
-                "sizes from x.shape, don't write them down"
+                f"{what} fails in call {call}, on a batch of {size}: {_first_line(exc)}; the batch "
+                "size is x.shape[0] in forward, not a number, len(x) or int(x.shape[0])"
             ) from exc
         if not _close(got.logits, expected.logits, CLOSE_GRADIENT):
             raise ModelError(
@@ -137,13 +152,17 @@ def check_same_gradients(
             )
         error = (got.gradients - expected.gradients).flatten(2).norm(dim=2)
         scale = expected.gradients.flatten(2).norm(dim=2)
-        if (error > tolerance * scale).any():
+        if not (error <= tolerance * scale).all():
             worst = float((error / scale.clamp_min(1e-300)).max())
+            cause = (
+                "custom backward passes (autograd.Function, hooks) can't be exported: write the "
+                "forward pass so that its own derivative is the one you want"
+            )
+            if not math.isfinite(worst):
+                cause = "add a small constant under roots, norms and logarithms in forward"
             raise ModelError(
                 f"{what} gives other gradients than the model in call {call}, on a batch of "
-                f"{size} (relative error {worst:.1e}); custom backward passes "
-                "(autograd.Function, hooks) can't be exported: write the forward pass so that its "
-                "own derivative is the one you want"
+                f"{size} (relative error {worst:.1e}); {cause}"
             )
 
 
@@ -172,9 +191,12 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     try:
         logits = model(x)
     except Exception as exc:
+        reason = _first_line(exc)
+        hint = "--input-shape is the shape of one sample, without N"
+        if "dtype" in reason:
+            hint = "it is evaluated in float64, too: fix no dtype in forward, such as x.float()"
         raise ModelError(
-            f"the network fails on an input of shape {tuple(x.shape)}, float64: "
-            f"{_first_line(exc)}; --input-shape is the shape of one sample, without N"
+            f"the network fails on an input of shape {tuple(x.shape)}, float64: {reason}; {hint}"
         ) from exc
     if not isinstance(logits, Tensor):
         raise ModelError(

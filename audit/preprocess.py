@@ -188,26 +188,27 @@ def input_space_to_logits(network: nn.Module, preprocess: Preprocess) -> nn.Modu
     from torch import Tensor, nn
 
     class InputSpaceToLogits(nn.Module):
-        # A constant that must be exact in float64 and usable in float32 travels as a pair of
-        # float32 numbers whose float64 sum is exact to 2^-48: tracing would freeze `.to(x.dtype)`.
-        mean_high: Tensor
-        mean_low: Tensor
-        std_high: Tensor
-        std_low: Tensor
+        # Three float32 numbers hold the 53 bits of a float64: their sum is exact in float64, and
+        # the nearest float32 in float32. A float64 buffer would need `.to(x.dtype)`, which tracing
+        # freezes. Exact, since where a network has a kink (equal values in a max-pooling window)
+        # the last bit decides which of two gradients is the gradient.
+        mean: Tensor
+        std: Tensor
 
         def __init__(self) -> None:
             super().__init__()
             self.network = network
+            rank = len(preprocess.input_shape)
             for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
-                exact = torch.tensor(values, dtype=torch.float64)
-                exact = exact.reshape(-1, *(1,) * (len(preprocess.input_shape) - 1))
-                self.register_buffer(f"{name}_high", exact.float())
-                self.register_buffer(f"{name}_low", (exact - exact.float().double()).float())
+                rest = torch.tensor(values, dtype=torch.float64).reshape(-1, *(1,) * (rank - 1))
+                parts = []
+                for _ in range(3):
+                    parts.append(rest.float())
+                    rest = rest - parts[-1].double()
+                self.register_buffer(name, torch.stack(parts))
 
         def forward(self, x: Tensor) -> Tensor:
-            mean = self.mean_high + self.mean_low
-            std = self.std_high + self.std_low
-            logits: Tensor = self.network((x - mean) / std)
+            logits: Tensor = self.network((x - self.mean.sum(0)) / self.std.sum(0))
             return logits
 
     if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0}:

@@ -13,6 +13,7 @@ import numpy as np
 from audit.bundle import ONNX, TORCHSCRIPT, Bundle, load_bundle
 from audit.config import find_model
 from audit.dataset import Dataset
+from audit.decide import GuardBroken
 from audit.errors import OutputError
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsWriter, check_output
@@ -21,7 +22,7 @@ from audit.gradients import Canonical
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.scan import Progress
-from audit.segment import GuardBroken, Line, plan_segments, scan_segment
+from audit.segment import Line, plan_segments, scan_segment
 
 CHECKS = 256  # samples a scan that are decided though they weren't proposed
 SEED = 0

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from audit.bundle import Manifest
 from audit.dataset import Dataset
+from audit.decide import Decided, Kept, decide
 from audit.errors import BundleError
 from audit.forward import Forward
-from audit.gradients import ROUNDING, Canonical
+from audit.gradients import Canonical
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.prefetch import prefetch
@@ -67,23 +68,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Samples that the canonical evaluation must see: k of a segment, in order.
-
-    Attributes:
-        index: Positions in the dataset, int64 (k,).
-        raw: As stored, (k, *raw_shape).
-        fast: Logits of the fast pass, float32 (k, C).
-        proposed: False: kept only as a check on the guard. bool (k,).
-    """
-
-    index: NDArray[np.int64]
-    raw: NDArray[Any]
-    fast: NDArray[np.float32]
-    proposed: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class FastPass:
     """What the fast pass knows of a segment.
 
@@ -100,25 +84,6 @@ class FastPass:
     correct: int
     margin: NDArray[np.float32]
     classes: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Decided:
-    """The canonical answer for the kept samples.
-
-    Attributes:
-        flagged: Which are near ties, bool (k,).
-        finite: Which have finite logits, bool (k,).
-        classes: Top-2 of each, int64 (k, 2); no meaning where not finite.
-        logits: Canonical z_a, z_b, float64 (k, 2).
-        disagreement: Largest disagreement with the fast pass, in logit units.
-    """
-
-    flagged: NDArray[np.bool_]
-    finite: NDArray[np.bool_]
-    classes: NDArray[np.int64]
-    logits: NDArray[np.float64]
-    disagreement: float
 
 
 @dataclass(frozen=True)
@@ -146,14 +111,6 @@ class SegmentFindings:
     disagreement: float
 
 
-class GuardBroken(Exception):
-    """The fast pass was off by more than the guard; carries by how much."""
-
-    def __init__(self, disagreement: float) -> None:
-        super().__init__(disagreement)
-        self.disagreement = disagreement
-
-
 def plan_segments(samples: int, block_rows: int, input_size: int) -> Iterator[Segment]:
     """Segments of whole blocks, about `SEGMENT_BYTES` of input space each."""
     rows = max(1, SEGMENT_BYTES // (4 * input_size * block_rows)) * block_rows
@@ -172,7 +129,8 @@ def scan_segment(line: Line, segment: Segment) -> SegmentFindings:
     labels = line.dataset.labels(segment.start, segment.stop)
     fast = _fast_pass(line, segment, labels)
     kept_labels = labels[fast.kept.index - segment.start]
-    decided = _decide(line, fast.kept)
+    preprocess, options = line.manifest.preprocess, line.options
+    decided = decide(line.canonical, preprocess, line.guard, options, fast.kept)
     return _explain(line, segment, labels, kept_labels, fast, decided)
 
 
@@ -240,7 +198,8 @@ def _propose(
 
     Rows with NaN or infinity are proposed, and their margin is NaN.
     """
-    top2 = kernel(logits, classes=line.options.keep_all)
+    with np.errstate(invalid="ignore", over="ignore"):
+        top2 = kernel(logits, classes=line.options.keep_all)
     guard = line.guard.of(logits)
     proposed = top2.margin < line.options.eps + guard
     if line.options.min_logit is not None:
@@ -252,52 +211,6 @@ def _propose(
         proposed |= broken
     classes = np.empty((0, 2), dtype=np.int64) if top2.classes is None else top2.classes
     return margin, proposed, classes
-
-
-def _decide(line: Line, kept: Kept) -> Decided:
-    """Canonical flags of the kept samples."""
-    classes = np.zeros((len(kept.index), 2), dtype=np.int64)
-    pair = np.full((len(kept.index), 2), np.nan)
-    finite = np.zeros(len(kept.index), dtype=bool)
-    worst = 0.0
-    for start in range(0, len(kept.index), line.batch_size):
-        rows = slice(start, start + line.batch_size)
-        x = line.manifest.preprocess.to_input_space(kept.raw[rows])
-        logits = _settled_logits(line, x)
-        finite[rows] = np.isfinite(logits).all(axis=1)
-        disagreement = line.guard.disagreement(kept.fast[rows], logits)
-        worst = max(worst, float(disagreement.max()))
-        if worst > line.guard.value:
-            raise GuardBroken(worst)
-        top2 = get_kernel("reference")(logits, classes=True)
-        assert top2.classes is not None
-        classes[rows] = top2.classes
-        pair[rows] = np.take_along_axis(logits, top2.classes, axis=1)
-    flagged = finite & (pair[:, 0] - pair[:, 1] < line.options.eps)
-    if line.options.min_logit is not None:
-        flagged &= pair[:, 0] > line.options.min_logit
-    return Decided(flagged, finite, classes, pair, worst)
-
-
-def _settled_logits(line: Line, x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Canonical logits; where rounding could turn a decision, of the sample evaluated alone."""
-    canonical = line.canonical()
-    logits = canonical.logits(x)
-    third = min(3, logits.shape[1])
-    ordered = -np.sort(-logits, axis=1)[:, :third]
-    near = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
-    margin = ordered[:, 0] - ordered[:, 1]
-    with np.errstate(invalid="ignore"):
-        # The order of the first two, the choice of the second, ε, and min_logit.
-        open_ = margin < near
-        open_ |= np.abs(margin - line.options.eps) < near
-        if third == 3:
-            open_ |= (margin < line.options.eps + near) & (ordered[:, 1] - ordered[:, 2] < near)
-        if line.options.min_logit is not None:
-            open_ |= np.abs(ordered[:, 0] - line.options.min_logit) < near
-    if open_.any():
-        logits[open_] = canonical.logits_alone(x[open_])
-    return logits
 
 
 def _explain(

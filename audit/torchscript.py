@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.jit._fuser import optimized_execution
 from torch.jit._trace import TracerWarning
 
-from audit.errors import BundleError
+from audit.errors import BundleError, last_line
 
 
 @contextmanager
@@ -50,15 +50,16 @@ def module_from_torchscript(data: bytes, source: str, device: str = "cpu") -> nn
         BundleError: It isn't TorchScript, or this torch can't read it.
     """
     try:
-        with profiling_execution():
+        # Tensors made in the caller's inference mode could never carry a gradient.
+        with profiling_execution(), torch.inference_mode(False):
             module: nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
                 io.BytesIO(data), map_location=device
             )
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+            return module.double().eval()
     except RuntimeError as exc:
-        raise BundleError(f"{source}: torch can't load it: {exc}") from exc
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module.double().eval()
+        raise BundleError(f"{source}: torch can't load it: {last_line(exc)}") from exc
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,16 +55,16 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
         try:
             return load_file(path)
-        except SafetensorError as exc:
+        except (SafetensorError, OSError) as exc:
             raise ModelError(f"{path}: not a safetensors file: {exc}") from exc
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise ModelError(
-            f"{path}: holds more than tensors, and loading that could run code; save the weights "
-            "alone: torch.save(model.state_dict(), PATH), or safetensors"
+            f"{path}: is damaged, or holds more than tensors, and loading that could run code; "
+            "save the weights alone: torch.save(model.state_dict(), PATH), or safetensors"
         ) from exc
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+    except Exception as exc:  # of damaged bytes torch's reader raises nearly anything
         raise ModelError(f"{path}: not a file of weights that torch can read") from exc
     return _state_dict(path, document)
 
@@ -78,7 +77,7 @@ def _state_dict(path: Path, document: Any) -> Mapping[str, Tensor]:
     if not isinstance(document, dict) or not document:
         raise ModelError(f"{path}: holds {type(document).__name__}; expected a state dict")
     weights = {name: value for name, value in document.items() if isinstance(value, Tensor)}
-    if len(weights) != len(document):
+    if len(weights) != len(document) or not all(isinstance(name, str) for name in weights):
         raise ModelError(
             f"{path}: expected a state dict of tensors, or one under {', '.join(NESTED_KEYS)}"
         )
@@ -88,7 +87,7 @@ def _state_dict(path: Path, document: Any) -> Mapping[str, Tensor]:
 def _without_prefix(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """Strip wrappers' prefixes while every name has one and none is the network's own."""
     expected = set(model.state_dict())
-    while not expected & set(weights):
+    while weights and not expected & set(weights):
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
         if prefix is None:
             break

@@ -38,7 +38,9 @@ class SmallCNN(nn.Module):
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            # Not max: on a black background its windows hold equal values, and which of them gets
+            # the gradient would hang on rounding.
+            nn.AvgPool2d(2),
         ]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,1 +1,63 @@
-"""What tests share."""
+"""Fixtures that many test modules share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import audit
+import pytest
+from audit.bundle import Bundle, load_bundle
+from networks import seeded
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_audit(tmp_path: Path) -> Run:
+    """`audit ARGS…` as a user runs it: another process, in an empty directory."""
+
+    def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "audit", *map(str, args)]
+        options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(command, check=False, **(options | kwargs))  # type: ignore[call-overload,no-any-return]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist_bundle() -> Bundle:
+    """The bundle that ships."""
+    return load_bundle("mnist")
+
+
+@pytest.fixture(scope="session")
+def mnist_h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that ships, 10,000 images. Read only."""
+    from audit.mnist import write_mnist
+
+    path = tmp_path_factory.mktemp("data") / "mnist.h5"
+    write_mnist(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def network_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """The bundle of `networks.seeded(name)`, raw float32, exported once a session. Read only."""
+    from networks import NETWORKS
+
+    made: dict[str, Bundle] = {}
+
+    def bundle(name: str) -> Bundle:
+        if name not in made:
+            out = tmp_path_factory.mktemp("bundles") / name
+            shape = NETWORKS[name][1]
+            layout = {3: "CHW", 2: "CL", 1: "F"}[len(shape)]
+            made[name] = audit.export(
+                seeded(name), out, input_shape=shape, raw_layout=layout, pt2=True
+            )
+        return made[name]
+
+    return bundle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 import audit
 from audit.cli.output import echo_lines
+from audit.errors import OptionError
 from audit.options import RAW_DTYPES
 
 
@@ -25,7 +27,10 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         if not isinstance(value, str):
             return value
         try:
-            return tuple(self._kind(Fraction(part.strip())) for part in value.split(","))
+            numbers = [Fraction(part.strip()) for part in value.split(",")]
+            if self._kind is int and any(number.denominator != 1 for number in numbers):
+                raise ValueError("a fraction")
+            return tuple(map(self._kind, numbers))
         except (ValueError, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r}: expected numbers with commas between them.", param, ctx)
 
@@ -89,8 +94,13 @@ def export(
 def _class_names(classes: str | None) -> list[str] | None:
     if classes is None:
         return None
-    if Path(classes).is_file():
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+    if os.path.isfile(classes):  # Path.is_file raises where a list is too long for a name
+        try:
+            lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise OptionError(
+                f"--classes {classes}: not a text file in UTF-8; expected a class name a line"
+            ) from exc
         return [line.strip() for line in lines if line.strip()]
     return [name.strip() for name in classes.split(",")]
 

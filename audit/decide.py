@@ -1,0 +1,146 @@
+"""Decide: the canonical answer for what the fast pass proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.gradients import ROUNDING, Canonical
+from audit.guard import Guard
+from audit.options import ScanOptions
+from audit.preprocess import Preprocess
+
+# Logits this close, relative to the largest, are equal: a matrix product sums the columns of two
+# equal rows in different orders, so that the last bits of equal logits differ, and differ
+# otherwise on the next machine. Seen: 1e-16 for a copied output row.
+EQUAL = 1e-12
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Samples that the canonical evaluation must see: k of a segment, in order.
+
+    Attributes:
+        index: Positions in the dataset, int64 (k,).
+        raw: As stored, (k, *raw_shape).
+        fast: Logits of the fast pass, float32 (k, C).
+        proposed: False: kept only as a check on the guard. bool (k,).
+    """
+
+    index: NDArray[np.int64]
+    raw: NDArray[Any]
+    fast: NDArray[np.float32]
+    proposed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The canonical answer for the kept samples.
+
+    Attributes:
+        flagged: Which are near ties, bool (k,).
+        finite: Which have finite logits, bool (k,).
+        classes: Top-2 of each, int64 (k, 2); no meaning where not finite.
+        logits: Canonical z_a, z_b, float64 (k, 2).
+        disagreement: Largest disagreement with the fast pass, in logit units.
+    """
+
+    flagged: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    disagreement: float
+
+
+class Top2(NamedTuple):
+    """The two largest logits of each row, those that differ by rounding alone being equal.
+
+    Attributes:
+        classes: a, b, int64 (n, 2); equal logits: lower class number first.
+        logits: z_a ≥ z_b, float64 (n, 2).
+    """
+
+    classes: NDArray[np.int64]
+    logits: NDArray[np.float64]
+
+
+class GuardBroken(Exception):
+    """The fast pass was off by more than the guard; carries by how much."""
+
+    def __init__(self, disagreement: float) -> None:
+        super().__init__(disagreement)
+        self.disagreement = disagreement
+
+
+def decide(
+    canonical: Callable[[], Canonical],
+    preprocess: Preprocess,
+    guard: Guard,
+    options: ScanOptions,
+    kept: Kept,
+) -> Decided:
+    """Canonical flags of the kept samples.
+
+    Args:
+        canonical: Gives the canonical path; not called where nothing was kept.
+        preprocess: From raw samples to input space.
+        guard: The guard that the samples were proposed with.
+        options: ε and min_logit.
+        kept: What the fast pass kept.
+
+    Raises:
+        GuardBroken: The fast pass was off by more than the guard.
+    """
+    classes = np.zeros((len(kept.index), 2), dtype=np.int64)
+    pair = np.full((len(kept.index), 2), np.nan)
+    finite = np.zeros(len(kept.index), dtype=bool)
+    worst = 0.0
+    for start in range(0, len(kept.index), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        x = preprocess.to_input_space(kept.raw[rows])
+        logits = canonical().logits(x)
+        worst = max(worst, float(guard.disagreement(kept.fast[rows], logits).max()))
+        if worst > guard.value:
+            raise GuardBroken(worst)
+        unsettled = _near_a_threshold(logits, options)
+        if unsettled.any():
+            logits[unsettled] = canonical().logits_alone(x[unsettled])
+        finite[rows] = np.isfinite(logits).all(axis=1)
+        classes[rows], pair[rows] = canonical_top2(np.where(finite[rows, None], logits, 0.0))
+    flagged = finite & (pair[:, 0] - pair[:, 1] < options.eps)
+    if options.min_logit is not None:
+        flagged &= pair[:, 0] > options.min_logit
+    return Decided(flagged, finite, classes, pair, worst)
+
+
+def canonical_top2(logits: NDArray[np.float64]) -> Top2:
+    """Top-2 of finite logits (n, C), as DESIGN defines it but for rounding."""
+    rows = np.arange(len(logits))
+    equal = EQUAL * np.maximum(1.0, np.abs(logits).max(axis=1))
+    rest = logits.copy()
+    classes, values = [], []
+    for _ in range(2):
+        largest = rest.max(axis=1)
+        first = (rest >= (largest - equal)[:, None]).argmax(axis=1)
+        rest[rows, first] = -np.inf
+        classes.append(first)
+        values.append(logits[rows, first])
+    z_a, z_b = values
+    tied = z_a - z_b <= equal
+    return Top2(np.stack(classes, axis=1), np.stack([z_a, np.where(tied, z_a, z_b)], axis=1))
+
+
+def _near_a_threshold(logits: NDArray[np.float64], options: ScanOptions) -> NDArray[Any]:
+    """Rows where the rounding of a batch could carry a sample over ε or min_logit."""
+    near = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
+    z_b, z_a = np.sort(logits, axis=1)[:, -2:].T
+    with np.errstate(invalid="ignore"):
+        unsettled = np.abs(z_a - z_b - options.eps) < near
+        if options.min_logit is not None:
+            unsettled |= np.abs(z_a - options.min_logit) < near
+    return np.asarray(unsettled)
