@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.gradients import ROUNDING, Canonical
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from audit.gradients import Canonical
 
 # Logits this close, relative to the largest, are equal: a matrix product sums the columns of two
 # equal rows in different orders, so that the last bits of equal logits differ, and differ
 # otherwise on the next machine. Seen: 1e-16 for a copied output row.
 EQUAL = 1e-12
+# Two float64 evaluations of one sample differ by rounding, about 1e-15 relative a layer. What is
+# closer than this to a threshold is settled by one evaluation that nothing else can influence.
+ROUNDING = 1e-9
 ROWS_AT_ONCE = 1024
 
 

@@ -39,6 +39,12 @@ class DiskFile:
         """As of any file."""
         return self._position
 
+    def read(self, size: int) -> bytes:
+        """As of any file."""
+        buffer = bytearray(size)
+        self.readinto(memoryview(buffer))
+        return bytes(buffer)
+
     def readinto(self, buffer: memoryview) -> int:
         """As of any file; what couldn't be written is read back all the same."""
         view, start = memoryview(buffer).cast("B"), self._position

@@ -1,26 +1,22 @@
-"""The line from a trained model to a bundle; the one file that traces and exports.
+"""The line from a trained model to a bundle.
 
 samples → copy → preflight → graphs → same gradients → parity → written
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import io
 import logging
+import math
 import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -37,10 +33,19 @@ from audit.bundle import (
     Parity,
     load_bundle,
 )
+from audit.bundle_writer import check_target, write_bundle
 from audit.dataset import Dataset
-from audit.errors import ModelError, OptionError, OutputError, ParityError
-from audit.forward import INPUT, OUTPUT, Forward, available_threads
+from audit.errors import ModelError, OptionError, ParityError
+from audit.forward import Forward, available_threads
 from audit.gradients import Canonical
+from audit.graphs import (
+    OPSET,
+    attention_without_fast_path,
+    exporter_chatter_muted,
+    onnx_from_module,
+    pt2_from_module,
+    torchscript_from_network,
+)
 from audit.guard import Guard
 from audit.options import RAW_DTYPES, ExportOptions
 from audit.preprocess import Preprocess, input_space_to_logits, plan_preprocess, raw_to_logits
@@ -48,14 +53,12 @@ from audit.torchscript import (
     module_from_torchscript,
     plain_execution,
     profiling_execution,
-    torchscript_from_module,
 )
 from audit.weights import load_weights
 
-OPSET = 20
-EXAMPLE_BATCH = 3  # not 1: torch.export takes a size of 1 for a constant
 RANDOM_SAMPLES = 256
-PARITY_SAMPLES = 1024  # of parity data, evenly spaced
+PARITY_SAMPLES = 1024  # of parity data, evenly spaced, or as many as fit in:
+PARITY_BYTES = 64 * 2**20  # of input space
 PREFLIGHT_SAMPLES = 16
 FIRST_BATCHES = (1, 2, 7)  # the exports must serve batch sizes that they weren't made with
 # float32 networks were seen to disagree by 1e-7 to 1e-4 of their logits' size; beyond this the
@@ -81,23 +84,25 @@ def export_bundle(
     options: ExportOptions,
 ) -> Bundle:
     """See `audit.export`."""
-    target = _check_target(Path(out))
+    target = check_target(Path(out))
     samples = _samples(options)
     preprocess = samples.preprocess
     network = _frozen_copy(model, weights)
-    x = torch.from_numpy(preprocess.to_input_space(samples.raw)).double()
+    raw = torch.from_numpy(np.ascontiguousarray(samples.raw[:PREFLIGHT_SAMPLES]))
+    x = torch.from_numpy(preprocess.to_input_space(samples.raw[:PREFLIGHT_SAMPLES])).double()
     eager = input_space_to_logits(copy.deepcopy(network), preprocess).double().eval()
-    with _attention_without_fast_path():
-        _run_preflight(eager, x[:PREFLIGHT_SAMPLES], options)
+    with attention_without_fast_path():
+        preflight.check_logits(eager, x, options.classes)
+        preflight.check_gradients(eager, x)
         files = {
-            ONNX: _onnx_from_module(raw_to_logits(copy.deepcopy(network), preprocess), samples),
-            TORCHSCRIPT: _torchscript_from_module(copy.deepcopy(eager), x),
+            ONNX: onnx_from_module(raw_to_logits(copy.deepcopy(network), preprocess), raw),
+            TORCHSCRIPT: torchscript_from_network(copy.deepcopy(eager), x),
         }
         if options.pt2:
-            files[PT2] = _pt2_from_module(
+            files[PT2] = pt2_from_module(
                 input_space_to_logits(copy.deepcopy(network), preprocess), x
             )
-        _check_gradients(files, eager, x[:PREFLIGHT_SAMPLES])
+        _check_gradients(files, eager, x)
     parity = prove_parity(files, samples)
     manifest = Manifest(
         name=options.name or target.name,
@@ -113,7 +118,7 @@ def export_bundle(
         },
         parity=parity,
     )
-    _write(target, {**files, MANIFEST: manifest.to_json().encode()})
+    write_bundle(target, {**files, MANIFEST: manifest.to_json().encode()})
     return load_bundle(target)
 
 
@@ -175,7 +180,8 @@ def _samples(options: ExportOptions) -> Samples:
         return Samples(raw, "random", preprocess)
     with Dataset(options.parity_data) as data:
         preprocess = planned(data.sample_shape, _raw_dtype(options, data.dtype))
-        spaced = np.linspace(0, data.stored - 1, min(PARITY_SAMPLES, data.stored))
+        fitting = max(PREFLIGHT_SAMPLES, PARITY_BYTES // (4 * math.prod(options.input_shape)))
+        spaced = np.linspace(0, data.stored - 1, min(PARITY_SAMPLES, fitting, data.stored))
         raw = data.samples(spaced.astype(np.int64)).astype(preprocess.raw_dtype)
     # The preflight compares batches of up to five.
     raw = np.resize(raw, (max(len(raw), PREFLIGHT_SAMPLES), *raw.shape[1:]))
@@ -212,121 +218,15 @@ def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn
     return network
 
 
-def _run_preflight(eager: nn.Module, x: Tensor, options: ExportOptions) -> None:
-    preflight.check_logits(eager, x, options.classes)
-    preflight.check_gradients(eager, x)
-
-
 def _check_gradients(files: dict[str, bytes], eager: nn.Module, x: Tensor) -> None:
     for execution in (plain_execution, profiling_execution):
         module = module_from_torchscript(files[TORCHSCRIPT], TORCHSCRIPT)
         with execution():
             preflight.check_same_gradients(module, eager, x, "TorchScript")
     if PT2 in files:
-        with _exporter_chatter_muted():
+        with exporter_chatter_muted():
             program = torch.export.load(io.BytesIO(files[PT2])).module()
             preflight.check_same_gradients(program.double(), eager, x, "torch.export")
-
-
-def _onnx_from_module(module: nn.Module, samples: Samples) -> bytes:
-    example = torch.from_numpy(np.ascontiguousarray(samples.raw[:EXAMPLE_BATCH]))
-    try:
-        with _exporter_chatter_muted():
-            program = torch.onnx.export(
-                module.eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as exc:
-        raise ModelError(f"the network can't be exported to ONNX: {_cause(exc)}") from exc
-    assert program is not None
-    proto = program.model_proto
-    _strip_metadata(proto)
-    onnx.checker.check_model(proto, full_check=True)
-    data: bytes = proto.SerializeToString()
-    return data
-
-
-def _strip_metadata(proto: Any) -> None:
-    """Stack traces with the exporting machine's paths don't belong into a shipped file."""
-    graph = proto.graph
-    for holder in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
-        holder.ClearField("metadata_props")
-        holder.ClearField("doc_string")
-    for initializer in graph.initializer:
-        initializer.ClearField("metadata_props")
-
-
-def _torchscript_from_module(module: nn.Module, x: Tensor) -> bytes:
-    try:
-        return torchscript_from_module(module, x[:EXAMPLE_BATCH])
-    except Exception as exc:
-        raise ModelError(f"the network can't be exported to TorchScript: {_cause(exc)}") from exc
-
-
-def _pt2_from_module(module: nn.Module, x: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    try:
-        with _exporter_chatter_muted():
-            program = torch.export.export(
-                module.eval(),
-                (x[:EXAMPLE_BATCH].float(),),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )
-            for node in program.graph.nodes:
-                # Names the exporting machine's paths, which don't belong into a shipped file.
-                node.meta.pop("stack_trace", None)
-            torch.export.save(program, buffer)
-    except Exception as exc:
-        raise ModelError(f"the network can't be exported with --pt2: {_cause(exc)}") from exc
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _attention_without_fast_path() -> Iterator[None]:
-    """Attention's fused inference kernel has no derivative, and is what tracing would record."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextlib.contextmanager
-def _exporter_chatter_muted() -> Iterator[None]:
-    """The exporters warn of their own internals; what fails is raised."""
-    torch_logger = logging.getLogger("torch")
-    level = torch_logger.level
-    torch_logger.setLevel(logging.ERROR)
-    try:
-        # torch.export prints the graph that it got to.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch_logger.setLevel(level)
-
-
-def _cause(exc: BaseException) -> str:
-    """The innermost reason on one line; torch wraps it in pages of advice."""
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
-    text = " ".join(str(exc).split())
-    if "Could not export Python function call" in text:
-        return (
-            "custom backward passes (autograd.Function) can't be exported; write the forward pass "
-            "so that its own derivative is the one you want"
-        )
-    if "Constraints violated" in text or "specialized" in text:
-        return "it fixes the batch size; take it from x.shape[0] in forward"
-    return text[:300] or type(exc).__name__
 
 
 def _batches(raw: NDArray[np.generic]) -> Iterator[slice]:
@@ -345,53 +245,3 @@ def _margin(logits: NDArray[Any]) -> NDArray[Any]:
 def _numbered(eager: nn.Module, x: Tensor) -> tuple[str, ...]:
     with torch.no_grad():
         return tuple(map(str, range(eager(x[:1]).shape[1])))
-
-
-def _check_target(out: Path) -> Path:
-    """The bundle's absolute path; only a bundle may be replaced.
-
-    Raises:
-        OutputError: Something else is there, or there is no folder to put it in.
-    """
-    target = out.absolute()
-    if os.path.lexists(target) and not _is_bundle(target):
-        raise OutputError(f"{out}: exists and is not a bundle; name another directory with -o")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target.parent}: no such directory; create it, or name another with -o")
-    return target
-
-
-def _is_bundle(target: Path) -> bool:
-    """Nothing but a bundle's files, damaged or not: it is deleted when it is replaced."""
-    known = {MANIFEST, ONNX, TORCHSCRIPT, PT2}
-    return (
-        (target / MANIFEST).is_file()
-        and {each.name for each in target.iterdir()} <= known
-        and b'"audit-bundle/' in (target / MANIFEST).read_bytes()
-    )
-
-
-def _write(target: Path, files: dict[str, bytes]) -> None:
-    """Write beside the target, then rename: a bundle is there whole or not at all."""
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as exc:
-        raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
-    try:
-        scratch.chmod(0o755)
-        for name, data in files.items():
-            with (scratch / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            old = scratch.with_name(f"{scratch.name}.old")
-            target.rename(old)
-            scratch.rename(target)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(target)
-    except OSError as exc:
-        raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

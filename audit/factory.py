@@ -53,13 +53,15 @@ def model_from_factory(spec: str) -> nn.Module:
 def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected file.py:name")
-    # Under its own name and with its folder importable, so that its neighbours can be imported.
+    # Under its own name, unless that is one in use (audit.py, torch.py), and with its folder
+    # importable, so that its neighbours can be imported.
+    name = f"factory_{path.stem}" if path.stem in sys.modules else path.stem
     sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as exc:

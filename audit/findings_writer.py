@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from audit import hdf5
 from audit.bundle import Bundle
 from audit.dataset import Dataset
+from audit.diskfile import DiskFile
 from audit.errors import FindingsError, OutputError
 from audit.findings import SCHEMA
 from audit.options import ScanOptions
@@ -58,7 +59,8 @@ class FindingsWriter:
         self._options = options
         self._bundle = bundle
         self._totals = Totals(len(bundle.manifest.classes))
-        self._file, self._scratch = _create_beside(out)
+        self._disk, self._scratch = _create_beside(out)
+        self._file = h5py.File(self._disk, "w", libver=("earliest", "v110"))
         try:
             self._create()
         except BaseException:
@@ -69,8 +71,8 @@ class FindingsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(Exception):
-            self._file.close()
+        self._file.close()
+        self._disk.close()
         self._scratch.unlink(missing_ok=True)
 
     def append(self, found: SegmentFindings) -> None:
@@ -86,6 +88,7 @@ class FindingsWriter:
             if self._options.keep_all:
                 _extend(self._file["scan/margin"], found.scan_margin)
                 _extend(self._file["scan/classes"], found.scan_classes)
+            self._disk.check()
         self._totals.add(found)
 
     def finish(self, dataset: Dataset, engine: dict[str, Any]) -> None:
@@ -98,8 +101,8 @@ class FindingsWriter:
             self._write_summary()
             self._write_attributes(dataset, engine)
             self._file.close()
-            with self._scratch.open("rb+") as file:
-                os.fsync(file.fileno())
+            self._disk.sync()
+            self._disk.check()
             self._scratch.replace(self._out)
             _sync_directory(self._out.parent)
 
@@ -228,18 +231,17 @@ def check_output(out: Path) -> None:
             raise OutputError(f"{out}: exists and is not a findings file; name another with -o")
 
 
-def _create_beside(out: Path) -> tuple[h5py.File, Path]:
+def _create_beside(out: Path) -> tuple[DiskFile, Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
         umask = os.umask(0)
         os.umask(umask)
         os.fchmod(handle, 0o666 & ~umask)
-        os.close(handle)
     except OSError as exc:
         raise OutputError(
             f"{out}: can't be written ({exc.strerror}); name another with -o"
         ) from exc
-    return h5py.File(name, "w", libver=("earliest", "v110")), Path(name)
+    return DiskFile(handle), Path(name)
 
 
 def _create_rows(group: h5py.Group, name: str, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:

@@ -16,9 +16,6 @@ from audit.torchscript import module_from_torchscript, plain_execution
 
 BATCH_BYTES = 2 * 2**20  # of float64 input; activations are many times that
 MAX_BATCH = 256
-# Two float64 evaluations of one sample differ by rounding, about 1e-15 relative a layer. What is
-# closer than this to a decision is settled by one evaluation that nothing else can influence.
-ROUNDING = 1e-9
 # Gradients this close, relative to their own size, differ by rounding alone.
 SAME_GRADIENT = 1e-12
 
@@ -113,7 +110,7 @@ class Canonical:
         same = np.linalg.norm(difference, axis=1) <= SAME_GRADIENT * size
         l2 = np.where(same, 0.0, np.linalg.norm(difference, axis=1))
         l1 = np.where(same, 0.0, np.abs(difference).sum(axis=1))
-        degenerate = same & (margin <= ROUNDING)
+        degenerate = same & (margin == 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             distance_l2 = np.where(degenerate, np.nan, margin / l2)
             distance_linf = np.where(degenerate, np.nan, margin / l1)

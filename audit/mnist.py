@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -225,18 +226,22 @@ def _make_directory(directory: Path) -> None:
 def _write(out: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], split: str) -> None:
     import h5py
 
+    from audit.diskfile import DiskFile
+
     if out.is_dir() or (out.exists() and not h5py.is_hdf5(out)):
         raise OutputError(f"{out}: exists and is not an HDF5 file; name another with -o")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             path = Path(scratch) / out.name
-            with h5py.File(path, "w") as file:
-                file["images"] = images
-                file["labels"] = labels
-                file.attrs["audit_bundle"] = "mnist"
-                file.attrs["split"] = split
-                file.attrs["licence"] = LICENCE
-                file.attrs["source"] = SOURCE
+            with contextlib.closing(DiskFile(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))) as disk:
+                with h5py.File(disk, "w") as file:
+                    file["images"] = images
+                    file["labels"] = labels
+                    file.attrs["audit_bundle"] = "mnist"
+                    file.attrs["split"] = split
+                    file.attrs["licence"] = LICENCE
+                    file.attrs["source"] = SOURCE
+                disk.check()
             path.replace(out)
     except OSError as exc:
         raise OutputError(f"{out}: can't be written ({exc.strerror or exc})") from exc

@@ -6,7 +6,7 @@ import functools
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from audit.errors import OutputError
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsWriter, check_output
 from audit.forward import Forward, available_threads, default_batch_size
-from audit.gradients import Canonical
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.scan import Progress
 from audit.segment import Line, plan_segments, scan_segment
+
+if TYPE_CHECKING:
+    from audit.gradients import Canonical
 
 CHECKS = 256  # samples a scan that are decided though they weren't proposed
 SEED = 0
@@ -82,6 +84,8 @@ class _Scan:
 
     @functools.cached_property
     def _canonical(self) -> Canonical:
+        from audit.gradients import Canonical  # imports torch, a second of a short scan
+
         return Canonical(
             self._bundle.read(TORCHSCRIPT),
             device=self._options.device,

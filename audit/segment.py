@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from audit.dataset import Dataset
 from audit.decide import Decided, Kept, decide
 from audit.errors import BundleError
 from audit.forward import Forward
-from audit.gradients import Canonical
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.prefetch import prefetch
+
+if TYPE_CHECKING:
+    from audit.gradients import Canonical
 from audit_kernels import Kernel
 from audit_kernels import get as get_kernel
 

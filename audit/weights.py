@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         except (SafetensorError, OSError) as exc:
             raise ModelError(f"{path}: not a safetensors file: {exc}") from exc
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of pickles that torch didn't write; they are refused
+            warnings.simplefilter("ignore")
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise ModelError(
             f"{path}: is damaged, or holds more than tensors, and loading that could run code; "

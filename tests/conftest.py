@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import audit
 import pytest
+
+import audit
 from audit.bundle import Bundle, load_bundle
 from networks import seeded
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from audit.bundle import ONNX, PT2, TORCHSCRIPT, Bundle
 from audit.forward import Forward
 from audit.gradients import Canonical

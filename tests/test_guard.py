@@ -120,7 +120,7 @@ def test_min_logit_is_decided_in_float64(
 
 
 def test_the_guard_grows_with_the_logits(tmp_path: Path) -> None:
-    """Near ties among logits a million times those of the proof, where float32 is off by far more."""
+    """Near ties among logits a million times those of the proof, where float32 loses some."""
     torch.manual_seed(0)
     features, classes = 16, 4
     model = nn.Linear(features, classes)

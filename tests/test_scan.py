@@ -154,7 +154,7 @@ def test_planted_ties_are_found(batch_size: int, images: NDArray[np.uint8], tmp_
     model = art_network()
     head = model[4]  # type: ignore[index]
     with torch.no_grad():
-        head.weight[9], head.bias[9] = head.weight[3], head.bias[3]  # type: ignore[index,operator]
+        head.weight[9], head.bias[9] = head.weight[3], head.bias[3]
     bundle = audit.export(model, tmp_path / "b", input_shape=(1, 28, 28), raw_dtype="uint8")
     data = write_dataset(tmp_path / "data.h5", images)
     found = audit.scan(

@@ -176,7 +176,7 @@ def test_peer_gradients(
     own = int(labels[0])
     model = art_network()
     with torch.no_grad():
-        model[4].bias[[5, own]] += torch.tensor([200.0, 100.0])  # type: ignore[index,union-attr]
+        model[4].bias[[5, own]] += torch.tensor([200.0, 100.0])  # type: ignore[index]
     found = _scan_art(model, mnist_h5, tmp_path, EVERYTHING)
     np.testing.assert_array_equal(found.classes[0], [5, own])
     for side, prefix in enumerate(("class5", "own")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,21 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 
     name = "numbers"
 
-    def __init__(self, kind: type[float] | type[int]) -> None:
-        self._kind = kind
+    def __init__(self, parse: Callable[[str], float]) -> None:
+        self._parse = parse
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if not isinstance(value, str):
             return value
         try:
-            numbers = [Fraction(part.strip()) for part in value.split(",")]
-            if self._kind is int and any(number.denominator != 1 for number in numbers):
-                raise ValueError("a fraction")
-            return tuple(map(self._kind, numbers))
+            return tuple(self._parse(part) for part in value.split(","))
         except (ValueError, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r}: expected numbers with commas between them.", param, ctx)
+
+
+def _number(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
 
 
 def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -53,13 +55,13 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 @click.option("--raw-layout", metavar="HW|HWC|CHW|F|…", help="Of the samples as stored.")
 @click.option(
     "--scale",
-    type=_Numbers(float),
+    type=_Numbers(_number),
     callback=_single,
     help="Input space is raw · scale + offset. [default: 1/255 for uint8, else 1]",
 )
-@click.option("--offset", type=_Numbers(float), callback=_single, default="0", show_default=True)
-@click.option("--mean", type=_Numbers(float), help="One number, or one a channel.")
-@click.option("--std", type=_Numbers(float), help="One number, or one a channel.")
+@click.option("--offset", type=_Numbers(_number), callback=_single, default="0", show_default=True)
+@click.option("--mean", type=_Numbers(_number), help="One number, or one a channel.")
+@click.option("--std", type=_Numbers(_number), help="One number, or one a channel.")
 @click.option("--classes", metavar="NAMES", help="a,b,c or a text file with a name a line.")
 @click.option("--parity-data", metavar="DATA.h5", help="Prove parity on its samples.")
 @click.option("--pt2", is_flag=True, help="Also write model.pt2 (torch.export).")

@@ -1,0 +1,306 @@
+"""`audit export` as a user runs it, and what it does to what is there already."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+
+import audit
+from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT, Bundle, load_bundle
+from audit.cli import main
+from audit.errors import OptionError, OutputError, ParityError
+from audit.exporting import Samples, prove_parity
+from audit.gradients import Canonical
+from audit.guard import SAFETY
+from conftest import Run
+
+NETS = """
+import torch
+from torch import nn
+
+def colours():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
+
+class Wild(nn.Module):
+    # float32 knows nothing of the sine of a hundred million.
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return torch.sin(1e8 * self.linear(x))
+
+def small():
+    return nn.Linear(6, 3)
+
+def fails():
+    raise OSError("first line\\nsecond line")
+"""
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where `run_audit` runs: nets.py, weights, and forty RGB images of 6 x 6."""
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "names.txt").write_text("red\n\n  dark green \nblau, hell\n", encoding="utf-8")
+    (tmp_path / "latin1.txt").write_bytes("grün\nblau\nrot".encode("latin-1"))
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "colours.h5", "w") as file:
+        file["images"] = rng.integers(0, 256, (40, 6, 6, 3), dtype=np.uint8)
+    with h5py.File(tmp_path / "wide.h5", "w") as file:
+        file["images"] = rng.integers(0, 9, (40, 6), dtype=np.int64)
+    save_file(colours().state_dict(), tmp_path / "colours.safetensors")
+    return tmp_path
+
+
+def colours() -> torch.nn.Module:
+    namespace: dict[str, object] = {}
+    exec(NETS, namespace)
+    torch.manual_seed(0)
+    made = namespace["colours"]()  # type: ignore[operator]
+    assert isinstance(made, torch.nn.Module)
+    return made
+
+
+def test_every_option_arrives(folder: Path, run_audit: Run) -> None:
+    arguments = (
+        "export nets.py:colours --weights colours.safetensors --input-shape 3,6,6 --scale 1/255 "
+        "--offset 0 --mean 0.4,0.5,0.6 --std 0.2,0.25,0.3 --classes names.txt "
+        "--parity-data colours.h5 --pt2 -o bundle"
+    )
+    result = run_audit(*arguments.split())
+    assert result.stderr == ""
+    assert result.returncode == 0
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["raw"] == "uint8 HWC (6, 6, 3)"
+    assert lines["classes"] == "3"
+    assert lines["parity"].startswith("40 colours.h5 samples: max |Δlogit| ")
+    assert lines["bundle"] == "bundle (model.onnx, model.ts, model.pt2)"
+
+    bundle = load_bundle(folder / "bundle")
+    manifest = bundle.manifest
+    preprocess, parity = manifest.preprocess, manifest.parity
+    assert manifest.name == "bundle"
+    assert manifest.classes == ("red", "dark green", "blau, hell")
+    assert (preprocess.scale, preprocess.offset) == (1 / 255, 0.0)
+    assert (preprocess.mean, preprocess.std) == (MEAN, STD)
+    assert (preprocess.raw_dtype, preprocess.raw_layout) == ("uint8", "HWC")
+    assert (parity.source, parity.samples, parity.top1_disagreements) == ("colours.h5", 40, 0)
+    assert parity.guard >= SAFETY * max(parity.max_logit_difference, parity.max_margin_difference)
+    assert set(manifest.files) == {ONNX, TORCHSCRIPT, PT2}
+    assert {each.name for each in folder.iterdir()} >= {"bundle", "nets.py"}
+    assert not [each for each in folder.iterdir() if each.name.startswith(".")]
+
+    # The weights and the normalisation are those that were named.
+    x = torch.rand(5, 3, 6, 6)
+    normalised = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        expected = colours()(normalised).numpy()
+    canonical = Canonical(bundle.read(TORCHSCRIPT), device="cpu", threads=1, source="bundle")
+    np.testing.assert_allclose(canonical.logits(x.numpy()), expected, atol=1e-5)
+    program = torch.export.load(io.BytesIO(bundle.read(PT2))).module()
+    np.testing.assert_allclose(program(x).detach().numpy(), expected, atol=1e-5)
+
+
+def test_replaced_by_another_with_a_list_of_classes(folder: Path, run_audit: Run) -> None:
+    first = audit.export(torch.nn.Linear(6, 2), folder / "bundle", input_shape=(6,), pt2=True)
+    names = ["a" * 100, "b c", "d" * 200]  # together too long for the name of a file
+    options = ["--input-shape", "6", "--offset", "-1/3", "-o", "bundle"]
+    listed = f"{names[0]}, {names[1]},{names[2]}"
+    result = run_audit("export", "nets:small", *options, "--classes", listed)
+    assert (result.returncode, result.stderr) == (0, "")
+    bundle = load_bundle(folder / "bundle")
+    assert bundle.manifest_sha256 != first.manifest_sha256
+    assert bundle.manifest.classes == tuple(names)
+    assert bundle.manifest.preprocess.offset == -1 / 3
+    assert bundle.manifest.parity.source == "random"
+    assert {each.name for each in bundle.path.iterdir()} == {MANIFEST, ONNX, TORCHSCRIPT}
+    assert not [each for each in folder.iterdir() if each.name.startswith(".")]
+
+
+def test_parity_failure_is_exit_code_1(folder: Path, run_audit: Run) -> None:
+    before = sorted(folder.iterdir())
+    result = run_audit("export", "nets.py:Wild", "--input-shape", "6", "-o", "bundle")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: the ONNX graph's logits differ from the model's by up")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert sorted(each for each in folder.iterdir() if each.name != "__pycache__") == before
+
+
+def test_disturbed_onnx_weights_are_found(mnist_bundle: Bundle) -> None:
+    preprocess = mnist_bundle.manifest.preprocess
+    samples = Samples(preprocess.random_raw(32, np.random.default_rng(0)), "random", preprocess)
+    files = {name: mnist_bundle.read(name) for name in (ONNX, TORCHSCRIPT)}
+    good = prove_parity(files, samples)
+    assert good.max_logit_difference < 1e-4 * good.logit_scale
+    model = onnx.load_from_string(files[ONNX])
+    weights = max(model.graph.initializer, key=lambda each: int(np.prod(each.dims)))
+    values = numpy_helper.to_array(weights)
+    weights.CopyFrom(numpy_helper.from_array(values * np.float32(1.02), weights.name))
+    with pytest.raises(ParityError, match="on 32 random samples") as caught:
+        prove_parity({**files, ONNX: model.SerializeToString()}, samples)
+    assert caught.value.exit_code == 1
+
+
+def test_parity_data_that_overflows(folder: Path) -> None:
+    with h5py.File(folder / "inf.h5", "w") as file:
+        samples = np.zeros((40, 6), np.float32)
+        samples[30:] = np.nan
+        file["images"] = samples
+    with pytest.raises(ParityError, match=r"logits of inf\.h5 samples are NaN or infinite"):
+        audit.export(
+            torch.nn.Linear(6, 3),
+            folder / "bundle",
+            input_shape=(6,),
+            parity_data=folder / "inf.h5",
+        )
+    assert not (folder / "bundle").exists()
+
+
+@pytest.mark.parametrize("raw_dtype", [None, "uint8"])
+def test_parity_data_of_another_kind(raw_dtype: str | None, folder: Path) -> None:
+    with pytest.raises(OptionError, match="parity data's samples are int64, which can't stand for"):
+        audit.export(
+            torch.nn.Linear(6, 3),
+            folder / "bundle",
+            input_shape=(6,),
+            raw_dtype=raw_dtype,
+            parity_data=folder / "wide.h5",
+        )
+    assert not (folder / "bundle").exists()
+
+
+WEB_APP = '{"name": "web app", "icons": []}'
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"notes.txt": "mine"},
+        {},
+        {MANIFEST: WEB_APP},
+        {MANIFEST: WEB_APP, "index.html": "mine"},
+        {MANIFEST: '{"schema": "audit-bundle/1"}', "notes.txt": "mine"},
+    ],
+    ids=["folder", "empty folder", "web app alone", "web app", "bundle with notes"],
+)
+def test_only_bundles_are_replaced(there: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in there.items():
+        (out / name).write_text(text)
+    with pytest.raises(OutputError, match="exists and is not a bundle; name another directory"):
+        audit.export(torch.nn.Linear(6, 3), out, input_shape=(6,))
+    assert {each.name: each.read_text() for each in out.iterdir()} == there
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "no parent", "not writable"])
+def test_no_place_for_a_bundle(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    expected = "exists and is not a bundle"
+    if kind == "file":
+        out.write_text("mine")
+    elif kind == "dangling link":
+        out.symlink_to("absent/folder")
+        expected = "absent: no such directory; create it"
+    elif kind == "no parent":
+        out = tmp_path / "absent" / "out"
+        expected = "absent: no such directory; create it"
+    else:
+        out = Path("/proc/out")
+        expected = "/proc/out: can't be written"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match=expected):
+        audit.export(torch.nn.Linear(6, 3), out, input_shape=(6,))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_damaged_bundle_behind_a_link_is_replaced(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    audit.export(torch.nn.Linear(6, 2), real, input_shape=(6,))
+    (real / TORCHSCRIPT).unlink()
+    (real / ONNX).write_text("damaged")
+    link.symlink_to("real")
+    audit.export(torch.nn.Linear(6, 3), link, input_shape=(6,))
+    assert sorted(tmp_path.iterdir()) == [link, real]
+    assert link.is_symlink()
+    assert load_bundle(link).manifest.classes == ("0", "1", "2")
+
+
+# Through `main` in this process: another one would spend seconds on importing torch.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "Missing argument 'MODULE_OR_FILE.py:FACTORY'"),
+        ("nets.py:small -o b", "Missing option '--input-shape'"),
+        ("nets.py:small --input-shape 6", "Missing option '-o'"),
+        ("nets.py:small --input-shape six -o b", "'six': expected numbers with commas between"),
+        ("nets.py:small --input-shape 6.5 -o b", "'6.5': expected numbers with commas between"),
+        ("nets.py:small --input-shape 6, -o b", "'6,': expected numbers with commas between"),
+        ("nets.py:small --input-shape 0 -o b", "--input-shape 0: expected the network's input"),
+        ("nets.py:small --input-shape -6 -o b", "--input-shape -6: expected the network's input"),
+        ("nets.py:small --input-shape 6 --scale 1/0 -o b", "'1/0': expected numbers"),
+        ("nets.py:small --input-shape 6 --scale 1,2 -o b", "expected one number"),
+        ("nets.py:small --input-shape 6 --scale 0 -o b", "--scale 0.0: expected a finite number"),
+        ("nets.py:small --input-shape 6 --scale nan -o b", "--scale nan: expected a finite number"),
+        ("nets.py:small --input-shape 6 --std 0 -o b", "expected finite numbers above 0"),
+        ("nets.py:small --input-shape 6 --mean 1,2 -o b", "--mean: got 2 numbers; expected 1, or"),
+        ("nets.py:small --input-shape 6 --raw-dtype int8 -o b", "'int8' is not one of 'uint8',"),
+        ("nets.py:small --input-shape 6 --raw-layout HW -o b", "can be stored as F"),
+        ("nets.py:colours --input-shape 3,6,6 -o b", "say which with --raw-layout"),
+        ("nets.py:small --input-shape 6 --classes one -o b", "expected at least 2 names, got 1"),
+        ("nets.py:small --input-shape 6 --classes a,b -o b", "--classes names 2 classes; the net"),
+        ("nets.py:small --input-shape 6 --classes latin1.txt -o b", "not a text file in UTF-8"),
+        ("nets.py:small --input-shape 6 --parity-data absent.h5 -o b", "absent.h5"),
+        ("nets.py:small --input-shape 6 --parity-data wide.h5 -o b", "samples are int64"),
+        ("nets.py:small --input-shape 6 --parity-data colours.h5 -o b", "shape (6, 6, 3), which"),
+        ("nets.py:small --input-shape 6 --weights absent.pt -o b", "absent.pt: no such file"),
+        ("nets.py:small --input-shape 6 --weights colours.safetensors -o b", "doesn't fit the"),
+        ("nets.py:small --input-shape 6 -o nets.py", "exists and is not a bundle"),
+        ("nets.py:small --input-shape 6 -o .", "exists and is not a bundle"),
+        ("nets.py:absent --input-shape 6 -o b", "no 'absent'; found"),
+        ("nets.py:fails --input-shape 6 -o b", "raised OSError: first line second line"),
+        ("nets.py:small --input-shape 7 -o b", "--input-shape is the shape of one sample"),
+    ],
+)
+def test_wrong_use(
+    arguments: str,
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(folder.iterdir())
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["audit", "export", *arguments.split()])
+    monkeypatch.setattr("sys.path", sys.path.copy())
+    with pytest.raises(SystemExit) as caught:
+        main()
+    sys.modules.pop("nets", None)  # the factory's file; another test has one of that name
+    captured = capfd.readouterr()
+    assert caught.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("Error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(each for each in folder.iterdir() if each.name != "__pycache__") == before
+
+
+def test_wrong_use_in_a_process_of_its_own(folder: Path, run_audit: Run) -> None:
+    result = run_audit("export", "nets.py:small", "--input-shape", "7", "-o", "b")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert "(16, 7)" in result.stderr
