@@ -89,7 +89,8 @@ def text_from_summary(summary: dict[str, Any]) -> str:
             "of the input tips"
         )
     if summary["nonfinite"]:
-        lines.append(f"warning   {summary['nonfinite']:,} samples with NaN or infinite logits")
+        noun = "sample" if summary["nonfinite"] == 1 else "samples"
+        lines.append(f"warning   {summary['nonfinite']:,} {noun} with NaN or infinite logits")
     if summary["rescans"]:
         lines.append(
             f"note      the fast pass was off by more than its guard; scanned again with a guard "

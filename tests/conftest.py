@@ -23,7 +23,8 @@ def run_audit(tmp_path: Path) -> Run:
     def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "audit", *map(str, args)]
         options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
-        return subprocess.run(command, check=False, **(options | kwargs))  # type: ignore[call-overload,no-any-return]
+        options |= {"check": False, **kwargs}
+        return subprocess.run(command, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -16,7 +17,19 @@ from audit.errors import AuditError
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Interrupted(Exception):
+    """Ctrl-C, past click, which would print an empty line for it."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as exc:
+            raise _Interrupted from exc
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="near-tie-audit", prog_name="audit")
 def cli() -> None:
     """Find the inputs a classifier can't decide between two classes, and what would tip them.
@@ -45,7 +58,7 @@ def main() -> None:
         message = printable(exc.format_message())
         click.echo(f"Error: {message} See '{where} --help'.", err=True)
         code = exc.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, _Interrupted):
         click.echo("Interrupted; nothing was written.", err=True)
         code = INTERRUPTED
     sys.exit(code)

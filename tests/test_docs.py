@@ -1,0 +1,59 @@
+"""What the documents show is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audit.cli import cli
+from conftest import Run
+
+ROOT = Path(__file__).parents[1]
+
+
+def _block(document: str, language: str, containing: str) -> str:
+    """The one fenced block of that language that contains these words."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    (block,) = [each for each in blocks if containing in each]
+    return str(block)
+
+
+def test_readme_shows_what_a_scan_prints(run_audit: Run) -> None:
+    run_audit("data", "mnist", check=True)
+    done = run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
+    shown = _block("README.md", "", "scanned")
+    path = re.compile(r"samples of \S+")
+    assert path.sub("", done.stdout) == path.sub("", shown)
+
+
+def test_findings_example_runs(run_audit: Run, tmp_path: Path) -> None:
+    run_audit("data", "mnist", check=True)
+    run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
+    example = _block("docs/findings.md", "python", "h5py.File")
+    command = [sys.executable, "-c", example]
+    out = subprocess.check_output(command, cwd=tmp_path, text=True).splitlines()
+    assert out[0] == "12 of 10000 at eps 0.1"
+    assert re.fullmatch(r"sample \d+: \d or \d\?", out[1])
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_readme_lists_every_command(command: str) -> None:
+    assert f"| `audit {command}" in (ROOT / "README.md").read_text()
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_checksums_in_the_documents_are_those_of_the_code() -> None:
+    from audit.mnist import FILES
+
+    text = (ROOT / "datasets" / "README.md").read_text()
+    for file in FILES.values():
+        assert f"| `{file.name}` | `{file.sha256}` |" in text
