@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from audit import strict_json
 from audit.errors import BundleError, BundleNotFoundError
 from audit.guard import Guard
 from audit.options import RAW_DTYPES
@@ -138,7 +139,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleError: The manifest is malformed or a file is missing.
     """
     directory = SHIPPED / str(path) if str(path) in SHIPPED_NAMES else Path(path)
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise BundleNotFoundError(
             f"{path}: no such bundle; expected a directory made by 'audit export', or one of "
             f"{', '.join(SHIPPED_NAMES)}"
@@ -149,14 +150,14 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{directory / MANIFEST}: {exc}; export the model again") from exc
     for name in manifest.files:
-        if not (directory / name).is_file():
+        if not os.path.isfile(directory / name):
             raise BundleError(f"{directory / name}: missing; export the model again")
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
 
 
 def _read_regular_file(path: Path, limit: int) -> bytes:
     """The file's bytes; of one larger than `limit`, which is a wrong one, a byte too many."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BundleError(f"{path}: missing; expected a bundle made by 'audit export'")
     try:
         with path.open("rb") as file:
@@ -168,7 +169,7 @@ def _read_regular_file(path: Path, limit: int) -> bytes:
 
 def _manifest_from_json(text: bytes) -> Manifest:
     """Parse and check; any ValueError says what is wrong with the document."""
-    document = json.loads(text, parse_constant=_no_constant)
+    document = strict_json.loads(text)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"schema {found!r}, expected {SCHEMA!r}")
@@ -219,10 +220,6 @@ def _manifest_from_json(text: bytes) -> Manifest:
             guard=_positive(record, "guard"),
         ),
     )
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:

@@ -46,6 +46,7 @@ def write_bundle(target: Path, files: Mapping[str, bytes]) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as exc:
         raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
+    old = scratch.with_name(f"{scratch.name}.old")
     try:
         scratch.chmod(0o755)
         for name, data in files.items():
@@ -54,17 +55,12 @@ def write_bundle(target: Path, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         if target.exists():
-            old = scratch.with_name(f"{scratch.name}.old")
             target.rename(old)
-            try:
-                scratch.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
-        else:
-            scratch.rename(target)
+        scratch.rename(target)
     except OSError as exc:
         raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
-    finally:
+    finally:  # after Ctrl-C, too
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -50,7 +50,7 @@ def find_model(model: str | os.PathLike[str] | None, dataset: str, attribute: st
 def _configured() -> str | None:
     """`model` of ./audit.toml, else of [tool.audit] in ./pyproject.toml; relative to here."""
     for path, table in ((Path("audit.toml"), ()), (Path("pyproject.toml"), ("tool", "audit"))):
-        if not path.is_file():
+        if not os.path.isfile(path):
             continue
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ BLOCK_BYTES = 4 * 2**20  # enough to amortise a call, little enough to overlap w
 MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
 FINGERPRINT_SAMPLES = 8
 UNKNOWN_LABEL = -1
+SHOWN_NAMES = 8
 
 WHAT = "an HDF5 file with samples in a dataset 'images'"
 
@@ -53,6 +54,8 @@ class Dataset:
         sample_shape: Shape of one sample as stored.
         dtype: Dtype of a sample in native byte order.
         stored: Samples in the file.
+        chunks: Storage chunk shape, or None for contiguous storage.
+        compression: Name of the compression filter as h5py gives it, or None.
         audit_bundle: The file's `audit_bundle` attribute, or None.
     """
 
@@ -75,17 +78,23 @@ class Dataset:
         self._allow_external = allow_external
         self._file = hdf5.open_file(path, DatasetError, missing=DatasetNotFoundError, what=WHAT)
         try:
-            name, self._images = self._find_images(images)
-            self.images_name = name
-            self._check_samples()
-            self.labels_name, self._labels = self._find_labels(labels)
-            self.audit_bundle = hdf5.text_attribute(self._file, "audit_bundle")
+            with hdf5.damage_as(DatasetError, path):
+                self._inspect(images, labels)
         except BaseException:
             self.close()
             raise
+
+    def _inspect(self, images: str | None, labels: str | None) -> None:
+        """Everything that the file says of itself, so that later only values are read."""
+        self.images_name, self._images = self._find_images(images)
+        self._check_samples()
+        self.labels_name, self._labels = self._find_labels(labels)
+        self.audit_bundle = hdf5.text_attribute(self._file, "audit_bundle")
         self.sample_shape: tuple[int, ...] = self._images.shape[1:]
         self.dtype: np.dtype[Any] = self._images.dtype.newbyteorder("=")
         self.stored: int = self._images.shape[0]
+        self.chunks: tuple[int, ...] | None = self._images.chunks
+        self.compression: str | None = self._images.compression
 
     def __enter__(self) -> Dataset:
         return self
@@ -96,18 +105,6 @@ class Dataset:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        """Storage chunk shape, or None for contiguous storage."""
-        chunks: tuple[int, ...] | None = self._images.chunks
-        return chunks
-
-    @property
-    def compression(self) -> str | None:
-        """Name of the compression filter as h5py gives it, or None."""
-        compression: str | None = self._images.compression
-        return compression
 
     @property
     def has_labels(self) -> bool:
@@ -166,8 +163,10 @@ class Dataset:
 
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.generic]:
         """Samples at these ascending positions, (len(positions), *sample_shape)."""
-        rows = [self._read(self._images, int(i), int(i) + 1, self.dtype) for i in positions]
-        return np.concatenate(rows)
+        out = np.empty((len(positions), *self.sample_shape), dtype=self.dtype)
+        for row, position in enumerate(positions.tolist()):
+            self._read_into(out[row : row + 1], self._images, position)
+        return out
 
     def labels(self, start: int, stop: int) -> NDArray[np.int64]:
         """Labels of samples `start` to `stop`, int64; -1 where unknown."""
@@ -187,7 +186,8 @@ class Dataset:
         digest = hashlib.sha256()
         digest.update(f"{self._images.shape} {self.dtype.str} {self.has_labels}".encode())
         spaced = np.linspace(0, self.stored - 1, FINGERPRINT_SAMPLES).astype(np.int64)
-        digest.update(self.samples(np.unique(spaced)).tobytes())
+        for position in np.unique(spaced):
+            digest.update(self.samples(position[None]).data)
         for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):
             digest.update(self.labels(start, min(start + BLOCK_BYTES, self.stored)).tobytes())
         return digest.hexdigest()
@@ -208,14 +208,18 @@ class Dataset:
         self, dataset: h5py.Dataset, start: int, stop: int, dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         out = np.empty((stop - start, *dataset.shape[1:]), dtype=dtype)
+        self._read_into(out, dataset, start)
+        return out
+
+    def _read_into(self, out: NDArray[Any], dataset: h5py.Dataset, start: int) -> None:
+        stop = start + len(out)
         try:
             dataset.read_direct(out, np.s_[start:stop])
-        except OSError as exc:
+        except hdf5.FOREIGN as exc:
             raise self._error(
                 f"{dataset.name!r} can't be read at samples {start} to {stop - 1}: the file is "
                 "damaged, or needs a filter that isn't installed"
             ) from exc
-        return out
 
     def _error(self, message: str) -> DatasetError:
         return DatasetError(f"{self.path}: {message}")
@@ -227,7 +231,7 @@ class Dataset:
         else:
             try:
                 node = hdf5.find_object(self._file, name)
-            except ValueError as exc:
+            except hdf5.LeadsOutsideError as exc:
                 raise self._error(f"{exc}; refused unless --allow-external is given") from exc
         if not isinstance(node, h5py.Dataset):
             link = self._file.get(name, getlink=True) if self._allow_external else None
@@ -265,10 +269,10 @@ class Dataset:
             found = self._named(name, "--labels")
         else:
             group = self.images_name.rpartition("/")[0]
-            candidates = {
-                path: self._open(path)
-                for path in (f"{group}/{each}".lstrip("/") for each in LABEL_NAMES)
-            }
+            first, *others = (f"{group}/{each}".lstrip("/") for each in LABEL_NAMES)
+            candidates = {first: self._open(first)}
+            if candidates[first] is None:
+                candidates = {path: self._open(path) for path in others}
             opened = {path: node for path, node in candidates.items() if node is not None}
             if len(opened) > 1:
                 raise self._error(
@@ -305,7 +309,7 @@ class Dataset:
     def _is_local_dataset(self, path: str) -> bool:
         try:
             return isinstance(hdf5.find_object(self._file, path), h5py.Dataset)
-        except ValueError:
+        except hdf5.LeadsOutsideError:
             return False
 
     def _check_samples(self) -> None:
@@ -358,4 +362,6 @@ class Dataset:
 
 
 def _quoted(names: Any) -> str:
-    return ", ".join(repr(name) for name in names)
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown

@@ -16,9 +16,9 @@ from audit.preprocess import Preprocess
 if TYPE_CHECKING:
     from audit.gradients import Canonical
 
-# Logits this close, relative to the largest, are equal: a matrix product sums the columns of two
-# equal rows in different orders, so that the last bits of equal logits differ, and differ
-# otherwise on the next machine. Seen: 1e-16 for a copied output row.
+# Top-2 logits this close, relative to their size, are equal: a matrix product sums the columns of
+# two equal rows in different orders, so that the last bits of equal logits differ, and differ
+# otherwise on the next machine. Seen: 1e-16 for a copied output row; deep networks add up more.
 EQUAL = 1e-12
 # Two float64 evaluations of one sample differ by rounding, about 1e-15 relative a layer. What is
 # closer than this to a threshold is settled by one evaluation that nothing else can influence.
@@ -126,7 +126,7 @@ def decide(
 def canonical_top2(logits: NDArray[np.float64]) -> Top2:
     """Top-2 of finite logits (n, C), as DESIGN defines it but for rounding."""
     rows = np.arange(len(logits))
-    equal = EQUAL * np.maximum(1.0, np.abs(logits).max(axis=1))
+    equal = EQUAL * _size(*_largest_two(logits))
     rest = logits.copy()
     classes, values = [], []
     for _ in range(2):
@@ -142,10 +142,20 @@ def canonical_top2(logits: NDArray[np.float64]) -> Top2:
 
 def _near_a_threshold(logits: NDArray[np.float64], options: ScanOptions) -> NDArray[Any]:
     """Rows where the rounding of a batch could carry a sample over ε or min_logit."""
-    near = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
-    z_b, z_a = np.sort(logits, axis=1)[:, -2:].T
+    z_a, z_b = _largest_two(logits)
+    near = ROUNDING * _size(z_a, z_b)
     with np.errstate(invalid="ignore"):
         unsettled = np.abs(z_a - z_b - options.eps) < near
         if options.min_logit is not None:
             unsettled |= np.abs(z_a - options.min_logit) < near
     return np.asarray(unsettled)
+
+
+def _largest_two(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """z_a and z_b of each row, (2, n)."""
+    return np.partition(logits, logits.shape[1] - 2, axis=1)[:, :-3:-1].T
+
+
+def _size(z_a: NDArray[np.float64], z_b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The size that rounding is relative to: of the two logits, not of a masked class's -1e9."""
+    return np.maximum(1.0, np.maximum(np.abs(z_a), np.abs(z_b)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from audit.options import ExportOptions
@@ -18,14 +18,14 @@ def export(
     model: nn.Module,
     out: str | os.PathLike[str],
     *,
-    input_shape: Sequence[int],
+    input_shape: int | Sequence[int],
     weights: str | os.PathLike[str] | None = None,
     raw_dtype: str | None = None,
     raw_layout: str | None = None,
     scale: float | None = None,
     offset: float = 0.0,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    mean: float | Iterable[float] | None = None,
+    std: float | Iterable[float] | None = None,
     classes: Sequence[str] | None = None,
     parity_data: str | os.PathLike[str] | None = None,
     pt2: bool = False,
@@ -66,7 +66,7 @@ def export(
         InstallationError: ONNX Runtime isn't installed, or twice.
     """
     options = ExportOptions(
-        input_shape=tuple(int(size) for size in input_shape),
+        input_shape=(input_shape,) if isinstance(input_shape, int) else tuple(input_shape),
         raw_dtype=raw_dtype,
         raw_layout=raw_layout,
         scale=scale,
@@ -83,7 +83,9 @@ def export(
     return export_bundle(model, weights, out, options)
 
 
-def _numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    if value is None or isinstance(value, Sequence):
-        return None if value is None else tuple(map(float, value))
-    return (float(value),)
+def _numbers(value: float | Iterable[float] | None) -> tuple[float, ...] | None:
+    """One number or several (a list, an array of any kind) as a tuple."""
+    if value is None:
+        return None
+    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+    return tuple(map(float, value if several else [value]))  # type: ignore[arg-type]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import itertools
 import logging
 import math
 import os
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from audit import preflight
 from audit.bundle import (
@@ -36,7 +38,7 @@ from audit.bundle import (
 from audit.bundle_writer import check_target, write_bundle
 from audit.dataset import Dataset
 from audit.errors import ModelError, OptionError, ParityError
-from audit.forward import Forward, available_threads
+from audit.forward import Forward, available_threads, default_batch_size, import_onnxruntime
 from audit.gradients import Canonical
 from audit.graphs import (
     OPSET,
@@ -57,9 +59,9 @@ from audit.torchscript import (
 from audit.weights import load_weights
 
 RANDOM_SAMPLES = 256
-PARITY_SAMPLES = 1024  # of parity data, evenly spaced, or as many as fit in:
-PARITY_BYTES = 64 * 2**20  # of input space
-PREFLIGHT_SAMPLES = 16
+PARITY_SAMPLES = 1024  # of parity data, evenly spaced
+PARITY_BYTES = 64 * 2**20  # of input space; of either, no more than fit in it
+PREFLIGHT_SAMPLES = 16  # the preflight compares batches of up to five
 FIRST_BATCHES = (1, 2, 7)  # the exports must serve batch sizes that they weren't made with
 # float32 networks were seen to disagree by 1e-7 to 1e-4 of their logits' size; beyond this the
 # graph computes something else.
@@ -88,8 +90,10 @@ def export_bundle(
     samples = _samples(options)
     preprocess = samples.preprocess
     network = _frozen_copy(model, weights)
-    raw = torch.from_numpy(np.ascontiguousarray(samples.raw[:PREFLIGHT_SAMPLES]))
-    x = torch.from_numpy(preprocess.to_input_space(samples.raw[:PREFLIGHT_SAMPLES])).double()
+    # Repeated where the parity data has fewer.
+    few = np.resize(samples.raw[:PREFLIGHT_SAMPLES], (PREFLIGHT_SAMPLES, *samples.raw.shape[1:]))
+    raw = torch.from_numpy(np.ascontiguousarray(few))
+    x = torch.from_numpy(preprocess.to_input_space(few)).double()
     eager = input_space_to_logits(copy.deepcopy(network), preprocess).double().eval()
     with attention_without_fast_path():
         preflight.check_logits(eager, x, options.classes)
@@ -109,9 +113,7 @@ def export_bundle(
         classes=options.classes or _numbered(eager, x),
         preprocess=preprocess,
         opset=OPSET,
-        producer={
-            name: version(name) for name in ("near-tie-audit", "torch", "onnx", "onnxscript")
-        },
+        producer=_producer(),
         files={
             name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
             for name, data in files.items()
@@ -131,25 +133,27 @@ def prove_parity(files: dict[str, bytes], samples: Samples) -> Parity:
     threads = available_threads()
     forward = Forward(files[ONNX], device="cpu", threads=threads, source=ONNX)
     canonical = Canonical(files[TORCHSCRIPT], device="cpu", threads=threads, source=TORCHSCRIPT)
-    fast = np.concatenate([forward.logits(samples.raw[rows]) for rows in _batches(samples.raw)])
+    size = default_batch_size(math.prod(samples.preprocess.input_shape))
+    batches = _batches(len(samples.raw), size)
+    fast = np.concatenate([forward.logits(samples.raw[rows]) for rows in batches])
     exact = canonical.logits(samples.preprocess.to_input_space(samples.raw))
     if not (np.isfinite(fast).all() and np.isfinite(exact).all()):
         raise ParityError(
             f"logits of {samples.source} samples are NaN or infinite; check --scale, --mean and "
             "--std against the data"
         )
-    scale = max(1.0, float(np.abs(exact).max()))
     logit_difference = float(np.abs(fast - exact).max())
     margin_difference = float(np.abs(_margin(fast) - _margin(exact)).max())
     top1 = int((fast.argmax(axis=1) != exact.argmax(axis=1)).sum())
-    if logit_difference > PARITY_TOLERANCE * scale:
+    error = _relative_error(fast, exact)
+    if error > PARITY_TOLERANCE:
         raise ParityError(
-            f"the ONNX graph's logits differ from the model's by up to {logit_difference:.3g} on "
-            f"{len(exact)} {samples.source} samples (logits up to {scale:.3g}, top-1 differs in "
-            f"{top1}); expected at most {PARITY_TOLERANCE:g} of their size. The exporter or "
-            "ONNX Runtime treats one of the network's operators differently"
+            f"the ONNX graph's logits differ from the model's by up to {error:.3g} of their size "
+            f"on {len(exact)} {samples.source} samples (top-1 differs in {top1}); expected at most "
+            f"{PARITY_TOLERANCE:g}. The exporter or ONNX Runtime treats one of the network's "
+            "operators differently"
         )
-    guard = Guard.from_disagreement(max(logit_difference, margin_difference), scale)
+    guard = Guard.measured(fast, exact)
     return Parity(
         source=samples.source,
         samples=len(exact),
@@ -174,17 +178,15 @@ def _samples(options: ExportOptions) -> Samples:
             std=options.std,
         )
 
+    fitting = max(PREFLIGHT_SAMPLES, PARITY_BYTES // (4 * math.prod(options.input_shape)))
     if options.parity_data is None:
         preprocess = planned(None, options.raw_dtype or "float32")
-        raw = preprocess.random_raw(RANDOM_SAMPLES, np.random.default_rng(SEED))
+        raw = preprocess.random_raw(min(RANDOM_SAMPLES, fitting), np.random.default_rng(SEED))
         return Samples(raw, "random", preprocess)
     with Dataset(options.parity_data) as data:
         preprocess = planned(data.sample_shape, _raw_dtype(options, data.dtype))
-        fitting = max(PREFLIGHT_SAMPLES, PARITY_BYTES // (4 * math.prod(options.input_shape)))
         spaced = np.linspace(0, data.stored - 1, min(PARITY_SAMPLES, fitting, data.stored))
         raw = data.samples(spaced.astype(np.int64)).astype(preprocess.raw_dtype)
-    # The preflight compares batches of up to five.
-    raw = np.resize(raw, (max(len(raw), PREFLIGHT_SAMPLES), *raw.shape[1:]))
     return Samples(raw, Path(options.parity_data).name, preprocess)
 
 
@@ -210,11 +212,20 @@ def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn
         ) from exc
     if weights is not None:
         load_weights(network, weights)
-    if any(each.training for each in network.modules()):
-        logger.info("the model is in training mode; it is exported in evaluation mode")
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        raise ModelError(
+            "the network has lazy layers without weights (LazyLinear, …); run one batch through it "
+            "before it is exported, in the factory or before audit.export"
+        )
+    training = any(each.training for each in network.modules())
     network = network.cpu().float().eval().requires_grad_(False)
     preflight.check_evaluation_mode(network)
     preflight.check_weights(network)
+    if training:
+        logger.warning(
+            "the model is in training mode; it is exported in evaluation mode, and its own flags "
+            "stay as they are"
+        )
     return network
 
 
@@ -229,12 +240,38 @@ def _check_gradients(files: dict[str, bytes], eager: nn.Module, x: Tensor) -> No
             preflight.check_same_gradients(program.double(), eager, x, "torch.export")
 
 
-def _batches(raw: NDArray[np.generic]) -> Iterator[slice]:
+def _producer() -> dict[str, str]:
+    """Versions of what the exports and the numbers of the proof depend on."""
+    names = ["near-tie-audit", "torch", "onnx", "onnxscript"]
+    versions = {name: version(name) for name in names}
+    runtime = import_onnxruntime()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+        return versions
+    return {**versions, "onnxruntime": str(runtime.__version__)}  # built from source
+
+
+def _batches(samples: int, largest: int) -> Iterator[slice]:
     start = 0
-    for size in FIRST_BATCHES:
+    for size in itertools.chain(FIRST_BATCHES, itertools.repeat(largest)):
+        if start >= samples:
+            return
         yield slice(start, start + size)
         start += size
-    yield slice(start, len(raw))
+
+
+def _relative_error(fast: NDArray[np.float32], exact: NDArray[np.float64]) -> float:
+    """Largest |Δlogit|, each relative to the largest of 1, its own size and its row's top-2.
+
+    A class masked with -1e9 excuses no other; a small logit may be the difference of terms as
+    large as the top-2.
+    """
+    top2 = np.abs(np.sort(exact, axis=1)[:, -2:]).max(axis=1, keepdims=True)
+    size = np.maximum(np.maximum(1.0, np.abs(exact)), top2)
+    return float((np.abs(fast - exact) / size).max())
 
 
 def _margin(logits: NDArray[Any]) -> NDArray[Any]:

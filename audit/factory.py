@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -51,7 +52,7 @@ def model_from_factory(spec: str) -> nn.Module:
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file; expected file.py:name")
     # Under its own name, unless that is one in use (audit.py, torch.py), and with its folder
     # importable, so that its neighbours can be imported.

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audit import strict_json
 from audit.errors import FindingsError, NotRecordedError
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ OPTIONAL = {  # what a scan can leave out → the way to have it
     ),
     **dict.fromkeys(("scan/margin", "scan/classes"), "--keep-all"),
 }
-# What h5py, json and the conversions raise on a file that isn't as it should be.
-MALFORMED = (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError, RuntimeError)
-MAX_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,10 @@ class Findings:
 
     def _read(self, name: str, dtype: str | None, *shape: Any) -> NDArray[Any]:
         """The array; `dtype` None: any number, a size None: any, `...` at the end: more axes."""
+        from audit import hdf5
+
         with _open(self.path) as file:
-            if _attribute(file, "created") != self.created:
+            if hdf5.text_attribute(file, "created") != self.created:
                 raise FindingsError(f"{self.path}: replaced by another scan; load it again")
             dataset = _dataset(file, self.path, name)
             if dataset is None:
@@ -174,10 +175,7 @@ class Findings:
                     f"{self.path}: /{name} is {dataset.dtype} of shape {dataset.shape}; "
                     f"expected {WHAT}"
                 )
-            try:
-                values: NDArray[Any] = dataset[()]
-            except OSError as exc:
-                raise FindingsError(f"{self.path}: /{name} is damaged; scan again") from exc
+            values: NDArray[Any] = dataset[()]
             return values
 
 
@@ -187,15 +185,17 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
     Raises:
         FindingsError: There is no such file, or it isn't a complete findings file.
     """
+    from audit import hdf5
+
     path = Path(path)
     with _open(path) as file:
-        schema = _attribute(file, "schema")
+        schema = hdf5.text_attribute(file, "schema")
         if schema != SCHEMA:
             raise FindingsError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
         try:
             findings = _from_attributes(path, file)
-        except MALFORMED as exc:
-            reason = " ".join(str(exc).split())[:MAX_REASON]
+        except hdf5.FOREIGN as exc:
+            reason = " ".join(str(exc).split())[: hdf5.MAX_REASON]
             raise FindingsError(f"{path}: incomplete ({reason}); expected {WHAT}") from exc
         for name, rows in (
             ("flagged/index", findings.flagged),
@@ -208,10 +208,13 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
 
 
 def _from_attributes(path: Path, file: Any) -> Findings:
-    """Everything but the arrays; what is missing or malformed raises one of `MALFORMED`."""
+    """Everything but the arrays; what is missing or malformed raises one of `hdf5.FOREIGN`."""
     from audit import hdf5
 
-    group = hdf5.find_object(file, "summary")
+    try:
+        group = hdf5.find_object(file, "summary")
+    except hdf5.LeadsOutsideError as exc:
+        raise ValueError(str(exc)) from exc
     if group is None:
         raise ValueError("no /summary")
     root, summary = file.attrs, group.attrs
@@ -240,21 +243,10 @@ def _from_attributes(path: Path, file: Any) -> Findings:
 
 
 def _json_object(text: Any) -> dict[str, Any]:
-    document = json.loads(text, parse_constant=_no_constant)
+    document = strict_json.loads(text)
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object")
     return document
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
-
-
-def _attribute(file: Any, name: str) -> Any:
-    try:
-        return file.attrs.get(name)
-    except MALFORMED:
-        return None
 
 
 def _fits(dataset: Any, dtype: str | None, shape: tuple[Any, ...]) -> bool:
@@ -269,10 +261,16 @@ def _fits(dataset: Any, dtype: str | None, shape: tuple[Any, ...]) -> bool:
     return sizes and kind
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The file; what h5py raises on a damaged one is a `FindingsError`."""
     from audit import hdf5
 
-    return hdf5.open_file(path, FindingsError, missing=FindingsError, what=WHAT)
+    with (
+        hdf5.open_file(path, FindingsError, missing=FindingsError, what=WHAT) as file,
+        hdf5.damage_as(FindingsError, path),
+    ):
+        yield file
 
 
 def _dataset(file: Any, path: Path, name: str) -> Any:
@@ -283,7 +281,7 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
 
     try:
         node = hdf5.find_object(file, name)
-    except ValueError as exc:
+    except hdf5.LeadsOutsideError as exc:
         raise FindingsError(f"{path}: {exc}; expected {WHAT}") from exc
     if node is None:
         return None

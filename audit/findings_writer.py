@@ -216,11 +216,11 @@ def check_output(out: Path) -> None:
     Raises:
         OutputError: `out` is a directory, or a file that holds something else.
     """
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise OutputError(f"{out.parent}: no such directory; create it, or name another with -o")
-    if out.is_dir():
+    if os.path.isdir(out):
         raise OutputError(f"{out}: a directory; name a file with -o")
-    if out.exists():
+    if os.path.exists(out):
         try:
             with hdf5.open_file(out, FindingsError, missing=FindingsError, what="findings") as file:
                 schema = hdf5.text_attribute(file, "schema") or ""

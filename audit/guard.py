@@ -2,8 +2,11 @@
 
 A sample is proposed where its fast margin is below ε + guard, so that a fast pass that is off by
 no more than the guard can't lose a near tie. The guard is `SAFETY` times the largest disagreement
-seen, and rounding grows with the numbers that are rounded: for a sample whose largest |logit|
-exceeds that of the samples the guard was measured on, it grows in proportion.
+seen, and rounding grows with the numbers that are rounded: for a sample whose top-2 logits exceed
+those of the samples the guard was measured on, it grows in proportion.
+
+Every class counts, not just the top-2: a class whose fast logit is wrong may belong there. A logit
+far from the top-2 (a class masked with -1e9) is judged relative to its own size.
 """
 
 from __future__ import annotations
@@ -19,57 +22,80 @@ SAFETY = 8.0
 FLOOR = 16 * float(np.finfo(np.float32).eps)
 
 
+# Disagreement of a sample with finite logits on the fast path alone: more than any float32 margin.
+INCOMPARABLE = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True)
 class Guard:
-    """A bound on |fast - canonical| of margins and largest logits.
+    """A bound on |fast - canonical| of margins and logits.
 
     Attributes:
-        value: The bound in logit units, for samples with |logits| up to `logit_scale`.
-        logit_scale: Largest |logit| of the samples it was measured on, at least 1.
+        value: The bound in logit units, for samples whose top-2 |logits| are up to `logit_scale`.
+        logit_scale: Largest |logit| in the top-2 of the samples it was measured on, at least 1.
     """
 
     value: float
     logit_scale: float
 
     @classmethod
-    def from_disagreement(cls, disagreement: float, logit_scale: float) -> Guard:
-        """The guard that follows from the largest disagreement seen, in logit units."""
-        scale = max(1.0, logit_scale)
-        return cls(max(SAFETY * disagreement, FLOOR * scale), scale)
+    def measured(cls, fast: NDArray[np.float32], canonical: NDArray[np.float64]) -> Guard:
+        """The guard that follows from logits (N, C) of the same samples on both paths."""
+        scale = float(_size(canonical).max())
+        worst = float(cls(1.0, scale).disagreement(fast, canonical).max())
+        return cls(max(SAFETY * worst, FLOOR * scale), scale)
 
     def widened(self, disagreement: float) -> Guard:
         """The guard after a scan saw this disagreement, larger than `value`."""
         return Guard(SAFETY * max(disagreement, self.value), self.logit_scale)
 
     def of(self, logits: NDArray[np.float32]) -> NDArray[np.float64] | np.float64:
-        """The guard of each row of fast logits (N, C): float64, (N,) or a scalar for all rows."""
-        return self.value * self._growth(logits)
+        """The guard of each row of fast logits (N, C): float64, (N,) or a scalar for all rows.
+
+        Rows with NaN or infinity are proposed whatever their guard.
+        """
+        largest = np.float64(max(logits.max(initial=0), -logits.min(initial=0)))
+        if largest <= self.logit_scale:
+            return np.float64(self.value)
+        size = _size(logits)
+        growth = np.where(np.isfinite(size), np.maximum(1.0, size / self.logit_scale), 1.0)
+        return self.value * growth
 
     def disagreement(
         self, fast: NDArray[np.float32], canonical: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """|Δmargin| or |Δ largest logit|, whichever is larger, in units of `value`'s scale.
+        """Largest disagreement of each sample, comparable with `value`.
+
+        |Δmargin|, or |Δz_c| of any class c; of a class beyond the top-2's size, |Δz_c| relative to
+        its own. Divided by how much the guard has grown for the sample.
 
         Args:
             fast: Logits (N, C) of the fast pass.
             canonical: Logits (N, C) of the canonical evaluation of the same samples.
 
         Returns:
-            float64 (N,); 0 where either has non-finite logits: such samples are always proposed.
+            float64 (N,); 0 where the fast logits aren't finite, since such samples are always
+            proposed; `INCOMPARABLE` where only the canonical ones aren't.
         """
-        finite = np.isfinite(fast).all(axis=1) & np.isfinite(canonical).all(axis=1)
-        result = np.zeros(len(fast))
-        near = np.sort(fast[finite].astype(np.float64), axis=1)[:, -2:]
-        far = np.sort(canonical[finite], axis=1)[:, -2:]
-        top = np.abs(near[:, 1] - far[:, 1])
-        margin = np.abs((near[:, 1] - near[:, 0]) - (far[:, 1] - far[:, 0]))
-        result[finite] = np.maximum(top, margin) / self._growth(fast[finite])
+        known = np.isfinite(fast).all(axis=1)
+        comparable = known & np.isfinite(canonical).all(axis=1)
+        result = np.where(known, INCOMPARABLE, 0.0)
+        near, far = fast[comparable].astype(np.float64), canonical[comparable]
+        size = _size(far)
+        relative = np.minimum(1.0, size[:, None] / np.maximum(1e-300, np.abs(far)))
+        logits = (np.abs(near - far) * relative).max(axis=1, initial=0)
+        margin = np.abs(_margin(near) - _margin(far))
+        growth = self.of(fast[comparable]) / self.value
+        result[comparable] = np.maximum(logits, margin) / growth
         return result
 
-    def _growth(self, logits: NDArray[np.float32]) -> NDArray[np.float64] | np.float64:
-        largest = np.float64(max(logits.max(initial=0), -logits.min(initial=0)))
-        if largest <= self.logit_scale:
-            return np.float64(1.0)
-        # Rows with NaN or infinity are proposed whatever their guard.
-        each = np.abs(logits.astype(np.float64)).max(axis=1)
-        return np.where(np.isfinite(each), np.maximum(1.0, each / self.logit_scale), 1.0)
+
+def _size(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Largest |logit| in the top-2 of each row, at least 1."""
+    top2 = np.partition(logits.astype(np.float64), logits.shape[1] - 2, axis=1)[:, -2:]
+    return np.asarray(np.maximum(1.0, np.abs(top2).max(axis=1)))
+
+
+def _margin(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    top2 = np.partition(logits, logits.shape[1] - 2, axis=1)[:, -2:]
+    return np.asarray(top2[:, 1] - top2[:, 0])

@@ -6,7 +6,10 @@ far more than it holds. Everything here opens what is in the file itself, or say
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,24 @@ from audit.errors import AuditError
 MAX_LINKS = 16  # soft links in a row, as many as HDF5 itself follows
 # A chunk is decoded whole, so what its header claims is what it costs.
 MAX_CHUNK_BYTES = 2**30
+# What h5py, and the conversions of what it gives, raise on a damaged file.
+FOREIGN = (LookupError, RuntimeError, OSError, ValueError, TypeError, ArithmeticError, MemoryError)
+MAX_REASON = 200
+
+
+class LeadsOutsideError(Exception):
+    """A name that leads out of the file; the message says through what."""
+
+
+@contextlib.contextmanager
+def damage_as(error: type[AuditError], path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever h5py raises in here on a damaged file is raised as `error`."""
+    try:
+        yield
+    except AuditError:
+        raise
+    except FOREIGN as exc:
+        raise error(f"{path}: a damaged HDF5 file ({_reason(exc)})") from exc
 
 
 def open_file(
@@ -32,18 +53,24 @@ def open_file(
     Raises:
         AuditError: As `missing` where there is no such file, as `error` where it can't be read.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise missing(f"{path}: no such file; expected {what}")
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise error(f"{path}: a directory; expected {what}")
-    if not Path(path).is_file():  # opening a pipe would wait for its other end
+    if not os.path.isfile(path):  # opening a pipe would wait for its other end
         raise error(f"{path}: not a regular file; expected {what}")
     try:
         return h5py.File(path, "r")
-    except OSError as exc:
+    except FOREIGN as exc:
+        if isinstance(exc, OSError) and "unable to lock file" in str(exc):
+            raise error(
+                f"{path}: locked, so another process is writing it; try again when it is done"
+            ) from exc
+        if isinstance(exc, PermissionError) or not os.access(path, os.R_OK):
+            raise error(f"{path}: can't be read ({os.strerror(errno.EACCES)})") from exc
         try:
             is_hdf5 = h5py.is_hdf5(os.fspath(path))
-        except OSError:
+        except FOREIGN:
             is_hdf5 = False
         if is_hdf5:
             raise error(f"{path}: a damaged or truncated HDF5 file ({_reason(exc)})") from exc
@@ -54,7 +81,7 @@ def text_attribute(file: h5py.File, name: str) -> str | None:
     """The attribute's text, of fixed or variable length; None where there is no such text."""
     try:
         value = file.attrs.get(name)
-    except (OSError, RuntimeError, TypeError, ValueError):
+    except FOREIGN:
         return None  # of a type that numpy doesn't have, or damaged
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -67,7 +94,7 @@ def find_object(file: h5py.File, name: str) -> Any:
     Each link on the way is looked at before it is followed.
 
     Raises:
-        ValueError: The name leads out of the file; the message says through what.
+        LeadsOutsideError: The name leads out of the file.
     """
     return _walk(file, file, _parts(name), name, MAX_LINKS)
 
@@ -81,16 +108,16 @@ def _walk(file: h5py.File, node: Any, parts: list[str], name: str, links: int) -
         if link is None:
             return None
         if isinstance(link, h5py.ExternalLink):
-            raise ValueError(f"{name!r} is an external link to {link.filename!r}")
+            raise LeadsOutsideError(f"{name!r} is an external link to {link.filename!r}")
         if isinstance(link, h5py.SoftLink):
             if links == 0:
-                raise ValueError(f"{name!r} is a chain of more than {MAX_LINKS} soft links")
+                raise LeadsOutsideError(f"{name!r} is a chain of more than {MAX_LINKS} soft links")
             start = file if link.path.startswith("/") else node
             node = _walk(file, start, _parts(link.path), name, links - 1)
         elif isinstance(link, h5py.HardLink):
             node = node[part]
         else:
-            raise ValueError(f"{name!r} is a user-defined link")
+            raise LeadsOutsideError(f"{name!r} is a user-defined link")
     return node
 
 
@@ -120,13 +147,13 @@ def absent_source(dataset: h5py.Dataset) -> str | None:
         if (
             name != "."
             and "%" not in name
-            and not any(p.is_file() for p in (folder / name, Path(name)))
+            and not any(os.path.isfile(p) for p in (folder / name, name))
         ):
             return f"has its values in {name!r}, which isn't there"
     if not dataset.is_virtual:
         held = 0
         for name, offset, size in dataset.external:
-            path = next(p for p in (Path(name), folder / name) if p.is_file())
+            path = next(p for p in (Path(name), folder / name) if os.path.isfile(p))
             held += min(size, max(0, path.stat().st_size - offset))
         if held < dataset.nbytes:
             return f"declares {dataset.nbytes} bytes but {names[0]!r} holds {held}"
@@ -156,7 +183,10 @@ def oversized_chunk(dataset: h5py.Dataset) -> str | None:
     return f"is stored in chunks of {size} bytes; at most {MAX_CHUNK_BYTES} are decoded at once"
 
 
-def _reason(exc: OSError) -> str:
+def _reason(exc: BaseException) -> str:
     """HDF5's own words, without the chain of C functions around them."""
-    text = str(exc)
-    return text[text.find("(") + 1 : text.rfind(")")] or text if "(" in text else text
+    text = " ".join(
+        (str(exc.args[0]) if isinstance(exc, KeyError) and exc.args else str(exc)).split()
+    )
+    inner = text[text.find("(") + 1 : text.rfind(")")] if "(" in text else ""
+    return (inner or text or type(exc).__name__)[:MAX_REASON]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from audit.errors import AuditError, FindingsError
 from audit.findings import load_findings
 
 
-def info(path: str | os.PathLike[str]) -> dict[str, Any]:
+def info(
+    path: str | os.PathLike[str],
+    *,
+    images: str | None = None,
+    labels: str | None = None,
+    allow_external: bool = False,
+) -> dict[str, Any]:
     """Describe a dataset, a bundle (or a shipped one's name) or a findings file.
+
+    Args:
+        path: Which.
+        images: Of a dataset file: name of the samples in it.
+        labels: Of a dataset file: name of the labels in it.
+        allow_external: Of a dataset file: follow links that lead out of it.
 
     Returns:
         JSON-ready; "kind" is "dataset", "bundle" or "findings".
@@ -21,9 +32,11 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     from audit.bundle import SHIPPED_NAMES
 
-    if Path(path).is_dir() or (str(path) in SHIPPED_NAMES and not Path(path).exists()):
+    if os.path.isdir(path) or (str(path) in SHIPPED_NAMES and not os.path.exists(path)):
         return _of_bundle(path)
-    return _of_findings(path) if _is_findings(path) else _of_dataset(path)
+    if _is_findings(path):
+        return _of_findings(path)
+    return _of_dataset(path, images, labels, allow_external)
 
 
 def _is_findings(path: str | os.PathLike[str]) -> bool:
@@ -71,10 +84,12 @@ def _of_findings(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _of_dataset(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _of_dataset(
+    path: str | os.PathLike[str], images: str | None, labels: str | None, allow_external: bool
+) -> dict[str, Any]:
     from audit.dataset import Dataset
 
-    with Dataset(path) as dataset:
+    with Dataset(path, images=images, labels=labels, allow_external=allow_external) as dataset:
         return {
             "kind": "dataset",
             **dataset.describe(),

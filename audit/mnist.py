@@ -123,7 +123,7 @@ def write_mnist(
     directory = SHIPPED if source is None else Path(source)
     if download:
         _make_directory(directory)
-    elif not directory.is_dir():
+    elif not os.path.isdir(directory):
         raise DatasetNotFoundError(f"{directory}: no such directory; expected the IDX files there")
     splits = ("train", "test") if split == "all" else (split,)
     arrays: dict[str, list[NDArray[np.uint8]]] = {"images": [], "labels": []}
@@ -142,7 +142,7 @@ def write_mnist(
 
 def _found(directory: Path, file: IdxFile) -> Path | None:
     for name in (file.name, f"{file.name}.gz"):
-        if (directory / name).is_file():
+        if os.path.isfile(directory / name):
             return directory / name
     return None
 
@@ -228,7 +228,7 @@ def _write(out: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], spli
 
     from audit.diskfile import DiskFile
 
-    if out.is_dir() or (out.exists() and not h5py.is_hdf5(out)):
+    if os.path.isdir(out) or (os.path.exists(out) and not h5py.is_hdf5(out)):
         raise OutputError(f"{out}: exists and is not an HDF5 file; name another with -o")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:

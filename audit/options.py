@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from audit.errors import OptionError
 
@@ -48,15 +49,15 @@ class ScanOptions:
     allow_external: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eps) and self.eps > 0):
+        if not (_is_finite(self.eps) and self.eps > 0):
             raise OptionError(f"--eps {self.eps}: expected a finite number above 0, such as 0.1")
-        if self.min_logit is not None and not math.isfinite(self.min_logit):
+        if self.min_logit is not None and not _is_finite(self.min_logit):
             raise OptionError(
                 f"--min-logit {self.min_logit}: expected a finite number; leave it out for none"
             )
         for name in ("batch_size", "threads", "limit"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
                 raise OptionError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
         _check_choice("--device", self.device, DEVICES)
         _check_choice("--precision", self.precision, PRECISIONS)
@@ -96,7 +97,8 @@ class ExportOptions:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.input_shape or any(size < 1 for size in self.input_shape):
+        sizes = self.input_shape
+        if not sizes or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
             raise OptionError(
                 f"--input-shape {','.join(map(str, self.input_shape))}: expected the network's "
                 "input shape without N, such as 1,28,28"
@@ -111,8 +113,16 @@ class ExportOptions:
             raise OptionError(f"--mean {self.mean}: expected finite numbers")
         if not all(math.isfinite(value) and value > 0 for value in self.std or ()):
             raise OptionError(f"--std {self.std}: expected finite numbers above 0")
-        if self.classes is not None and len(self.classes) < 2:
-            raise OptionError(f"--classes: expected at least 2 names, got {len(self.classes)}")
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise OptionError(
+                f"--classes: expected at least 2 different names, got {len(self.classes)}, "
+                f"{len(set(self.classes))} of them different; separate them with commas, or name "
+                "a text file with one a line"
+            )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

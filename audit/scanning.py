@@ -70,8 +70,9 @@ class _Scan:
         self._progress = progress
         self._threads = threads
         self._samples = min(dataset.stored, options.limit or dataset.stored)
-        self._input_size = int(np.prod(bundle.manifest.preprocess.input_shape))
-        self._batch_size = options.batch_size or default_batch_size(self._input_size)
+        input_size = int(np.prod(bundle.manifest.preprocess.input_shape))
+        self._sample_size = input_size + len(bundle.manifest.classes)
+        self._batch_size = options.batch_size or default_batch_size(input_size)
         self._forward = Forward(
             bundle.read(ONNX),
             device=options.device,
@@ -115,7 +116,9 @@ class _Scan:
             progress=advance,
         )
         with FindingsWriter(out, self._bundle, self._options) as writer:
-            for segment in plan_segments(self._samples, self._dataset.block_rows, self._input_size):
+            for segment in plan_segments(
+                self._samples, self._dataset.block_rows, self._sample_size
+            ):
                 found = scan_segment(line, segment)
                 checked += found.checked
                 disagreement = max(disagreement, found.disagreement)

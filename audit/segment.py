@@ -21,13 +21,17 @@ from audit.forward import Forward
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.prefetch import prefetch
-
-if TYPE_CHECKING:
-    from audit.gradients import Canonical
 from audit_kernels import Kernel
 from audit_kernels import get as get_kernel
 
-SEGMENT_BYTES = 32 * 2**20  # of float32 input space; gradients are twice that, were all flagged
+if TYPE_CHECKING:
+    from audit.gradients import Canonical
+
+# Of float32 input space and logits: what a segment keeps, were all of it proposed. Gradients are
+# twice the input space, were all of it flagged.
+SEGMENT_BYTES = 32 * 2**20
+ROWS_AT_ONCE = 1024  # samples explained at once: gradients are float64 before they are stored
+NO_CLASS = -1  # of samples whose logits aren't finite
 # 0, then ten bins a decade: wide enough for any logits, and the same for every scan, so that
 # histograms of two nights can be subtracted.
 MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-6, 6, 121)])
@@ -113,9 +117,15 @@ class SegmentFindings:
     disagreement: float
 
 
-def plan_segments(samples: int, block_rows: int, input_size: int) -> Iterator[Segment]:
-    """Segments of whole blocks, about `SEGMENT_BYTES` of input space each."""
-    rows = max(1, SEGMENT_BYTES // (4 * input_size * block_rows)) * block_rows
+def plan_segments(samples: int, block_rows: int, sample_size: int) -> Iterator[Segment]:
+    """Segments of whole blocks, about `SEGMENT_BYTES` each.
+
+    Args:
+        samples: To scan.
+        block_rows: Samples that are read at once.
+        sample_size: Numbers that are kept of a proposed sample: of its input space and logits.
+    """
+    rows = max(1, SEGMENT_BYTES // (4 * sample_size * block_rows)) * block_rows
     for start in range(0, samples, rows):
         yield Segment(start, min(start + rows, samples))
 
@@ -150,7 +160,7 @@ def _fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> FastP
     for start, raw in _batches(line, segment):
         rows = slice(start - segment.start, start - segment.start + len(raw))
         logits = _logits(line, raw)
-        margin, proposed, top2 = _propose(line, kernel, logits)
+        margin, proposed, top2 = _propose(line, kernel, raw, logits)
         keep = proposed | checks[rows]
         counts += np.histogram(np.minimum(margin, MARGIN_EDGES[-1]), MARGIN_EDGES)[0]
         if line.dataset.has_labels:
@@ -176,10 +186,22 @@ def _fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> FastP
 
 
 def _batches(line: Line, segment: Segment) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Positions and raw samples, `batch_size` at a time; reading runs ahead."""
+    """Positions and raw samples, up to `batch_size` at a time; reading runs ahead.
+
+    Blocks that are smaller than a batch are joined; of a larger one the last batch is smaller.
+    """
+    size = line.batch_size
+    waiting: list[NDArray[Any]] = []
     for block in prefetch(line.dataset.blocks(segment.start, segment.stop)):
-        for start in range(0, len(block.raw), line.batch_size):
-            yield block.start + start, block.raw[start : start + line.batch_size]
+        waiting.append(block.raw)
+        count = sum(map(len, waiting))
+        if count < size and block.stop < segment.stop:
+            continue
+        raw = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+        carried = count % size if len(block.raw) < size and block.stop < segment.stop else 0
+        for start in range(0, count - carried, size):
+            yield block.stop - count + start, raw[start : min(start + size, count - carried)]
+        waiting = [raw[count - carried :]] if carried else []
 
 
 def _logits(line: Line, raw: NDArray[Any]) -> NDArray[np.float32]:
@@ -194,24 +216,27 @@ def _logits(line: Line, raw: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _propose(
-    line: Line, kernel: Kernel, logits: NDArray[np.float32]
+    line: Line, kernel: Kernel, raw: NDArray[Any], logits: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
     """Margins, what is proposed, and (with `keep_all`) classes, of one batch.
 
-    Rows with NaN or infinity are proposed, and their margin is NaN.
+    Samples with NaN or infinity are proposed, be it in their logits, whose margin then is NaN, or
+    just in the data: what a graph makes of it depends on the provider.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         top2 = kernel(logits, classes=line.options.keep_all)
-    guard = line.guard.of(logits)
-    proposed = top2.margin < line.options.eps + guard
-    if line.options.min_logit is not None:
-        proposed &= top2.top > line.options.min_logit - guard
+    # Whatever its largest logit: of what is nearly tied, min_logit is decided in float64 as well.
+    proposed = top2.margin < line.options.eps + line.guard.of(logits)
     margin = np.asarray(top2.margin, dtype=np.float32)
-    if not np.isfinite(logits).all():
-        broken = ~np.isfinite(logits).all(axis=1)
-        margin = np.where(broken, np.float32(np.nan), margin)
-        proposed |= broken
     classes = np.empty((0, 2), dtype=np.int64) if top2.classes is None else top2.classes
+    if not np.isfinite(logits).all():
+        broken = np.asarray(~np.isfinite(logits).all(axis=1))
+        margin = np.where(broken, np.float32(np.nan), margin)
+        classes = np.where(broken[:, None], NO_CLASS, classes) if len(classes) else classes
+        proposed |= broken
+    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+        each_sample = tuple(range(1, raw.ndim))
+        proposed |= ~np.all(np.isfinite(raw), axis=each_sample)
     return margin, proposed, classes
 
 
@@ -227,16 +252,19 @@ def _explain(
     kept, flagged = fast.kept, decided.flagged
     raw, classes, logits = kept.raw[flagged], decided.classes[flagged], decided.logits[flagged]
     margin = logits[:, 0] - logits[:, 1]
+    explained = 0 if line.options.no_gradients else len(raw)
     shape = line.manifest.preprocess.input_shape
-    gradient = np.empty((0, 2, *shape), dtype=np.float32)
-    distance_l2 = distance_linf = np.empty(0)
+    gradient = np.empty((explained, 2, *shape), dtype=np.float32)
+    distance_l2, distance_linf = np.empty(explained), np.empty(explained)
     degenerate = 0
-    if not line.options.no_gradients and len(raw):
-        x = line.manifest.preprocess.to_input_space(raw)
-        pair = line.canonical().pair_gradients(x, classes, margin)
-        gradient = pair.gradient.astype(np.float32)
-        distance_l2, distance_linf = pair.distance_l2, pair.distance_linf
-        degenerate = int(pair.degenerate.sum())
+    for start in range(0, explained, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        x = line.manifest.preprocess.to_input_space(raw[rows])
+        pair = line.canonical().pair_gradients(x, classes[rows], margin[rows])
+        with np.errstate(over="ignore"):
+            gradient[rows] = pair.gradient
+        distance_l2[rows], distance_linf[rows] = pair.distance_l2, pair.distance_linf
+        degenerate += int(pair.degenerate.sum())
     right = decided.finite & (decided.classes[:, 0] == kept_labels)
     return SegmentFindings(
         scanned=segment.stop - segment.start,

@@ -22,7 +22,10 @@ def summary_from_findings(findings: Findings, seconds: float | None = None) -> d
     labelled = int((findings.label >= 0).sum())
     return {
         "dataset": findings.dataset["path"],
+        "images": findings.dataset["images"],
+        "labels": findings.dataset["labels"],
         "bundle": findings.bundle["name"],
+        "bundle_path": findings.bundle["path"],
         "eps": findings.eps,
         "min_logit": findings.min_logit,
         "scanned": findings.scanned,
@@ -72,8 +75,10 @@ def _number(value: Any) -> float | None:
 
 def text_from_summary(summary: dict[str, Any]) -> str:
     """The summary as a person reads it."""
+    names = [name for name in (summary["images"], summary["labels"]) if name]
     lines = [
-        f"scanned   {summary['scanned']:,} samples of {summary['dataset']}",
+        f"scanned   {summary['scanned']:,} samples of {summary['dataset']} ({', '.join(names)})",
+        f"model     {summary['bundle']} ({summary['bundle_path']})",
         f"flagged   {summary['flagged']:,} near ties at ε = {summary['eps']:g}"
         + ("" if summary["min_logit"] is None else f", largest logit > {summary['min_logit']:g}")
         + f" ({summary['rate']:.3%})",
@@ -123,4 +128,4 @@ def _table(closest: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown(distance: float | None) -> str:
-    return "-" if distance is None else f"{distance:.6f}"
+    return "-" if distance is None else f"{distance:.3g}"

@@ -48,7 +48,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise ModelError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file; expected trained weights")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError

@@ -16,8 +16,8 @@ from torch import nn
 
 import audit
 from audit.bundle import ONNX, Bundle
-from audit.guard import FLOOR, SAFETY, Guard
-from oracles import all_logits, arrays, art_network, with_onnx, write_dataset
+from audit.guard import FLOOR, INCOMPARABLE, SAFETY, Guard
+from oracles import all_logits, arrays, art_network, expected_near_ties, with_onnx, write_dataset
 
 EPS = 0.1
 
@@ -149,20 +149,86 @@ def test_the_guard_grows_with_the_logits(tmp_path: Path) -> None:
 
 
 def test_guard_follows_from_the_disagreement() -> None:
-    guard = Guard.from_disagreement(1e-4, logit_scale=5.0)
-    assert guard.value == SAFETY * 1e-4
-    assert Guard.from_disagreement(0.0, 100.0).value == FLOOR * 100
+    exact = np.array([[5.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    fast = exact.astype(np.float32) + np.array([[0, 0, 0.5], [0, 0, 0]], np.float32)
+    assert Guard.measured(fast, exact) == Guard(SAFETY * 0.5, 5.0)
+    assert Guard.measured(exact.astype(np.float32), exact) == Guard(FLOOR * 5.0, 5.0)
+    guard = Guard(1e-4, 5.0)
     assert guard.widened(1.0).value == SAFETY
-    logits = np.array([[1, 2], [-50, 3], [np.nan, 1], [np.inf, 0]], dtype=np.float32)
-    np.testing.assert_allclose(guard.of(logits) / guard.value, [1, 10, 1, 1])
-    assert guard.of(logits[:1]) == guard.value
+    logits = [[1, 2, 0], [-1e9, 3, 50], [np.nan, 1, 0], [np.inf, 0, 0]]
+    np.testing.assert_allclose(guard.of(np.array(logits, np.float32)) / 1e-4, [1, 10, 1, 1])
+    assert guard.of(np.array(logits[:1], np.float32)) == guard.value
 
 
-def test_disagreement_is_that_of_margins_and_largest_logits() -> None:
+@pytest.mark.parametrize(
+    ("fast", "canonical", "expected"),
+    [
+        pytest.param([1, 2, 0], [1.5, 2, 0], 0.5, id="margin"),
+        pytest.param([1, 2, 0], [1, 2, -0.25], 0.25, id="a class outside the top-2"),
+        pytest.param([2, 3, 0], [1, 2, 0], 1.0, id="all by as much"),
+        pytest.param([0, 20, 0], [0, 21, 0], 0.5, id="twice the scale"),
+        pytest.param([0, 1, -1e9], [0, 1, -1e9 - 64], 6.4e-8, id="a masked class"),
+        pytest.param([np.nan, 0, 1], [0, 0, 1], 0.0, id="proposed anyhow"),
+        pytest.param([0, 0, 1], [np.inf, 0, 1], INCOMPARABLE, id="canonical not finite"),
+    ],
+)
+def test_disagreement(fast: list[float], canonical: list[float], expected: float) -> None:
     guard = Guard(1e-4, 10.0)
-    fast = np.array([[1, 2, 0], [0, 20, 0], [np.nan, 0, 1]], dtype=np.float32)
-    canonical = np.array([[1.5, 2, 0], [0, 21, 0], [0, 0, 1]], dtype=np.float64)
-    np.testing.assert_allclose(guard.disagreement(fast, canonical), [0.5, 0.5, 0.0])
+    got = guard.disagreement(np.array([fast], np.float32), np.array([canonical]))
+    np.testing.assert_allclose(got, [expected], rtol=1e-6)
+
+
+def test_a_masked_class_leaves_the_answer_alone(tmp_path: Path) -> None:
+    """The usual -1e9 of a class that must not be predicted; rounding is relative to the others."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 5)
+            self.register_buffer("mask", torch.tensor([0.0, 0.0, -1e9, 0.0, 0.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.layer(x) + self.mask
+            return logits
+
+    torch.manual_seed(0)
+    model = Masked()
+    x = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32)
+    bundle = audit.export(model, tmp_path / "masked", input_shape=(8,))
+    assert bundle.guard.value < 1e-3
+    data = write_dataset(tmp_path / "data.h5", x)
+    found = audit.scan(data, model=bundle.path, eps=0.01, out=tmp_path / "findings.h5")
+    expected = expected_near_ties(model.double(), x, 0.01)
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    np.testing.assert_allclose(found.margin, expected.margin, rtol=0, atol=1e-12)
+
+
+def test_an_error_outside_the_top_2_is_seen(tmp_path: Path) -> None:
+    """ONNX lowers a class that ties in a few samples, far from every sample that is checked."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 3)
+    with torch.no_grad():
+        assert model.bias is not None
+        model.bias[2] = -20.0
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20_000, 8)).astype(np.float32)
+    weight, bias = model.weight.detach().double().numpy(), model.bias.detach().double().numpy()
+    tied = np.arange(15_000, 15_010)
+    for row in tied:  # moved until class 2 ties with the better of the others
+        z = weight @ x[row] + bias
+        best = int(z[:2].argmax())
+        difference = weight[best] - weight[2]
+        x[row] -= ((z[best] - z[2] - 0.05) * difference / (difference @ difference)).astype("f4")
+    bundle = audit.export(model, tmp_path / "linear", input_shape=(8,))
+    lowered = _disturbed(bundle, lambda _, w: w - [0, 0, 3] if w.shape == (3,) else w)
+    wrong = with_onnx(bundle, tmp_path / "wrong", lowered)
+    data = write_dataset(tmp_path / "data.h5", x)
+    expected = expected_near_ties(model.double(), x, EPS)
+    assert np.isin(tied, expected.index).any()
+    found = audit.scan(data, model=wrong.path, eps=EPS, out=tmp_path / "findings.h5")
+    assert found.engine["rescans"] == 1
+    np.testing.assert_array_equal(found.index, expected.index)
 
 
 def test_random_check_is_counted_with_its_bound(art: tuple[Bundle, Path]) -> None:

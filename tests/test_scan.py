@@ -381,3 +381,36 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
         peaks.append(int(subprocess.check_output(command)))
         path.unlink()
     assert peaks[1] <= 1.05 * peaks[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64, 1024])
+def test_batches_have_the_size_that_was_asked_for(
+    batch_size: int, network_bundle: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Also where a block of storage holds fewer samples than a batch."""
+    from audit.forward import Forward
+
+    sizes: list[int] = []
+    plain = Forward.logits
+
+    def counting(self: Forward, raw: NDArray[Any]) -> NDArray[np.float32]:
+        sizes.append(len(raw))
+        return plain(self, raw)
+
+    monkeypatch.setattr(Forward, "logits", counting)
+    monkeypatch.setattr("audit.dataset.BLOCK_BYTES", 27 * 12 * 4)
+    x = np.random.default_rng(0).standard_normal((100, 12)).astype(np.float32)
+    data = write_dataset(tmp_path / "data.h5", x)
+    found = audit.scan(
+        data, model=network_bundle("tabular").path, eps=EPS, batch_size=batch_size,
+        keep_all=True, out=tmp_path / "findings.h5",
+    )  # fmt: skip
+    assert sum(sizes) == 100
+    assert max(sizes) == min(batch_size, 100)
+    if batch_size == 64:
+        assert sizes == [64, 36]
+    from networks import seeded
+
+    ordered = np.sort(all_logits(seeded("tabular").double(), x), axis=1)
+    np.testing.assert_allclose(found.scan_margin, ordered[:, -1] - ordered[:, -2], atol=1e-5)

@@ -20,9 +20,9 @@ from conftest import Run
 from oracles import write_dataset
 
 KEYS = {
-    "dataset", "bundle", "eps", "min_logit", "scanned", "flagged", "rate", "accuracy",
-    "accuracy_flagged", "degenerate", "nonfinite", "closest", "guard", "rescans", "checked",
-    "miss_rate_bound", "seconds", "findings",
+    "dataset", "images", "labels", "bundle", "bundle_path", "eps", "min_logit", "scanned",
+    "flagged", "rate", "accuracy", "accuracy_flagged", "degenerate", "nonfinite", "closest",
+    "guard", "rescans", "checked", "miss_rate_bound", "seconds", "findings",
 }  # fmt: skip
 
 
@@ -131,5 +131,5 @@ def test_interrupt_ends_in_one_line(mnist_h5: Path, tmp_path: Path) -> None:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err == "Interrupted; nothing was written.\n"
+    assert err == "Interrupted.\n"
     assert [each.name for each in tmp_path.iterdir()] == ["data.h5"]

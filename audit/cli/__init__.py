@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Any
-
-import click
-
-from audit.cli.data import data
-from audit.cli.export import export
-from audit.cli.info import info
-from audit.cli.output import printable
-from audit.cli.scan import scan
-from audit.errors import AuditError
+from types import FrameType
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
+
+try:
+    import click
+
+    from audit.cli.data import data
+    from audit.cli.export import export
+    from audit.cli.info import info
+    from audit.cli.output import printable
+    from audit.cli.scan import scan
+    from audit.errors import AuditError
+except KeyboardInterrupt:  # before there is a `main` to catch it
+    os.write(2, b"Interrupted.\n")
+    sys.exit(INTERRUPTED)
+
+# That Ctrl-C came: importing torch may swallow the exception, and then fail for want of a half.
+_interrupts: list[int] = []
 
 
 class _Interrupted(Exception):
@@ -45,20 +55,45 @@ for command in (scan, export, info, data):
 
 def main() -> None:
     """Run; a user's mistake ends in one line and its exit code, a bug in a traceback."""
+    _interrupts.clear()
+    # Not where it is ignored: a shell's background job, nohup.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
-    except AuditError as exc:
+        _ignore_interrupts()
+    except BaseException as exc:
+        _ignore_interrupts()
+        if _interrupts or isinstance(exc, (KeyboardInterrupt, _Interrupted)):
+            click.echo("Interrupted.", err=True)
+            code = INTERRUPTED
+        else:
+            code = _report(exc)
+    sys.exit(code)
+
+
+def _report(exc: BaseException) -> int:
+    """Print a user's mistake in one line and return its exit code; raise anything else again."""
+    if isinstance(exc, AuditError):
         click.echo(f"Error: {printable(str(exc))}", err=True)
-        code = exc.exit_code
-    except click.exceptions.NoArgsIsHelpError as exc:
+        return exc.exit_code
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
         exc.show()
-        code = exc.exit_code
-    except click.ClickException as exc:
+        return exc.exit_code
+    if isinstance(exc, click.ClickException):
         where = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "audit"
         message = printable(exc.format_message())
         click.echo(f"Error: {message} See '{where} --help'.", err=True)
-        code = exc.exit_code
-    except (KeyboardInterrupt, _Interrupted):
-        click.echo("Interrupted; nothing was written.", err=True)
-        code = INTERRUPTED
-    sys.exit(code)
+        return exc.exit_code
+    raise exc
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    _interrupts.append(signum)
+    raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
+    """Nothing is left to interrupt: in the interpreter's shutdown it would only spoil the end."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -76,9 +76,8 @@ def export(
     from audit.factory import model_from_factory
 
     names = _class_names(classes)
-    bundle = audit.export(
-        model_from_factory(factory), out, weights=weights, classes=names, **options
-    )
+    model = model_from_factory(factory).eval()
+    bundle = audit.export(model, out, weights=weights, classes=names, **options)
     manifest, parity = bundle.manifest, bundle.manifest.parity
     raw = manifest.preprocess
     echo_lines(

@@ -12,10 +12,15 @@ from audit.info import info as describe
 
 @click.command()
 @click.argument("path")
+@click.option("--images", metavar="NAME", help="Of a dataset: name of the samples in the file.")
+@click.option("--labels", metavar="NAME", help="Of a dataset: name of the labels in the file.")
+@click.option(
+    "--allow-external", is_flag=True, help="Of a dataset: follow links that lead out of the file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(path: str, as_json: bool) -> None:
+def info(path: str, as_json: bool, **options: Any) -> None:
     """Say what a dataset, a bundle or a findings file holds."""
-    document = describe(path)
+    document = describe(path, **options)
     echo_json(document) if as_json else echo_lines("\n".join(_lines(document)))
 
 
