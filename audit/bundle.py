@@ -108,6 +108,9 @@ class Bundle:
     manifest: Manifest
     manifest_sha256: str
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def guard(self) -> Guard:
         """The guard measured at export."""

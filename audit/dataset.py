@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from audit import hdf5
 from audit.bundle import Manifest
 from audit.errors import DatasetError, DatasetNotFoundError
+from audit.options import RAW_DTYPES
 
 IMAGE_NAMES = ("images", "x", "X", "data")
 LABEL_NAMES = ("labels", "y", "Y", "targets")
@@ -136,7 +137,8 @@ class Dataset:
         if self.dtype != np.dtype(raw.raw_dtype):
             raise self._error(
                 f"{self.images_name!r} has dtype {self.dtype}; the bundle {manifest.name!r} takes "
-                f"{raw.raw_dtype}. Convert the data, or export with --raw-dtype {self.dtype}"
+                f"{raw.raw_dtype}. Convert the data, or export for one of {', '.join(RAW_DTYPES)} "
+                "with --raw-dtype"
             )
         classes = len(manifest.classes)
         for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):

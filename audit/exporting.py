@@ -66,6 +66,8 @@ FIRST_BATCHES = (1, 2, 7)  # the exports must serve batch sizes that they weren'
 # float32 networks were seen to disagree by 1e-7 to 1e-4 of their logits' size; beyond this the
 # graph computes something else.
 PARITY_TOLERANCE = 1e-3
+# Of the logits, when float64 data is rounded to float32: 1e-7 to 1e-6 where features are centred.
+ROUNDING_TOLERANCE = 1e-4
 SEED = 0
 
 logger = logging.getLogger("audit")
@@ -98,6 +100,7 @@ def export_bundle(
     with attention_without_fast_path():
         preflight.check_logits(eager, x, options.classes)
         preflight.check_gradients(eager, x)
+        _check_float32(input_space_to_logits(network, preprocess).eval(), eager, samples)
         files = {
             ONNX: onnx_from_module(raw_to_logits(copy.deepcopy(network), preprocess), raw),
             TORCHSCRIPT: torchscript_from_network(copy.deepcopy(eager), x),
@@ -203,6 +206,11 @@ def _raw_dtype(options: ExportOptions, stored: np.dtype[Any]) -> str:
 
 def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn.Module:
     """A float32 copy on the CPU, in evaluation mode, without parameter gradients."""
+    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
+        raise ModelError(
+            "the model is TorchScript already, which has no way to ONNX; give the nn.Module that "
+            "it was made from"
+        )
     try:
         network = copy.deepcopy(model)
     except Exception as exc:
@@ -227,6 +235,36 @@ def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn
             "stay as they are"
         )
     return network
+
+
+def _check_float32(single: nn.Module, double: nn.Module, samples: Samples) -> None:
+    """Float32 must do for the network, and for its input.
+
+    Raises:
+        ParityError: The network's float32 and float64 logits differ, or those of the data before
+            and after it is rounded to input space.
+    """
+    worst_network = worst_input = 0.0
+    size = default_batch_size(math.prod(samples.preprocess.input_shape))
+    for rows in _batches(len(samples.raw), size):
+        x = torch.from_numpy(samples.preprocess.to_input_space(samples.raw[rows]))
+        exact = torch.from_numpy(samples.preprocess.before_rounding(samples.raw[rows]))
+        with torch.no_grad():
+            expected = double(x.double()).numpy()
+            worst_network = max(worst_network, _relative_error(single(x).numpy(), expected))
+            worst_input = max(worst_input, _relative_error(expected, double(exact).numpy()))
+    if worst_network > PARITY_TOLERANCE:
+        raise ParityError(
+            f"the network's own logits in float32 and float64 differ by {worst_network:.2g} of "
+            "their size; create tensors in forward with dtype=x.dtype (a float32 attention mask "
+            "is the usual cause), and avoid what float32 is too coarse for"
+        )
+    if worst_input > ROUNDING_TOLERANCE:
+        raise ParityError(
+            f"rounding the {samples.source} samples to float32, which input space is, moves the "
+            f"logits by {worst_input:.2g} of their size; subtract what their features have in "
+            "common (a time stamp's epoch) in the dataset, or with --offset, instead of --mean"
+        )
 
 
 def _check_gradients(files: dict[str, bytes], eager: nn.Module, x: Tensor) -> None:
@@ -263,7 +301,7 @@ def _batches(samples: int, largest: int) -> Iterator[slice]:
         start += size
 
 
-def _relative_error(fast: NDArray[np.float32], exact: NDArray[np.float64]) -> float:
+def _relative_error(fast: NDArray[Any], exact: NDArray[np.float64]) -> float:
     """Largest |Δlogit|, each relative to the largest of 1, its own size and its row's top-2.
 
     A class masked with -1e9 excuses no other; a small logit may be the difference of terms as

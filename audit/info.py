@@ -46,7 +46,7 @@ def _is_findings(path: str | os.PathLike[str]) -> bool:
         path,
         AuditError,
         missing=FindingsError,
-        what=f"a dataset, a bundle's directory, or findings; there is no {path}",
+        what="a dataset, a bundle's directory, or findings",
     ) as file:
         return (hdf5.text_attribute(file, "schema") or "").startswith("audit-findings/")
 

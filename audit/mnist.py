@@ -98,7 +98,7 @@ def write_mnist(
     """Write MNIST as an HDF5 dataset for the shipped bundle `mnist`.
 
     Args:
-        out: The HDF5 file; replaced if it is one.
+        out: The HDF5 file; one that this function made is replaced.
         split: "test" (10,000 images), "train" (60,000) or "all" (training images first).
         source: Directory of the IDX files, gzipped or not; None: the test split that ships with
             this package.
@@ -223,13 +223,23 @@ def _make_directory(directory: Path) -> None:
         raise OutputError(f"{directory}: can't be created ({exc.strerror})") from exc
 
 
+def _is_ours(out: Path) -> bool:
+    from audit import hdf5
+
+    try:
+        with hdf5.open_file(out, DatasetError, missing=DatasetError, what="MNIST") as file:
+            return hdf5.text_attribute(file, "source") == SOURCE
+    except DatasetError:
+        return False
+
+
 def _write(out: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], split: str) -> None:
     import h5py
 
     from audit.diskfile import DiskFile
 
-    if os.path.isdir(out) or (os.path.exists(out) and not h5py.is_hdf5(out)):
-        raise OutputError(f"{out}: exists and is not an HDF5 file; name another with -o")
+    if os.path.lexists(out) and not _is_ours(out):
+        raise OutputError(f"{out}: exists and was not made by this command; name another with -o")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             path = Path(scratch) / out.name

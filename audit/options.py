@@ -115,9 +115,9 @@ class ExportOptions:
             raise OptionError(f"--std {self.std}: expected finite numbers above 0")
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise OptionError(
-                f"--classes: expected at least 2 different names, got {len(self.classes)}, "
-                f"{len(set(self.classes))} of them different; separate them with commas, or name "
-                "a text file with one a line"
+                f"--classes: got {len(self.classes)} names, {len(set(self.classes))} of them "
+                "different; expected 2 or more, all different, with commas between them or one a "
+                "line in a text file"
             )
 
 

@@ -222,7 +222,7 @@ def _check_shape(logits: Tensor, samples: int, classes: Sequence[str] | None) ->
     if logits.shape[1] < 2:
         raise ModelError(
             "the network has one output; a near tie needs two classes. For a binary model return "
-            "torch.cat([torch.zeros_like(z), z], dim=1)"
+            "torch.cat([torch.zeros_like(z), z], dim=1), z being the logit before any sigmoid"
         )
     if not logits.is_floating_point():
         raise ModelError(f"the network returns {logits.dtype}; expected floating-point logits")

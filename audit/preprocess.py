@@ -52,10 +52,15 @@ class Preprocess:
 
     def to_input_space(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
         """Stored samples (N, *raw_shape) as float32 (N, *input_shape), rounded once."""
-        x = raw.transpose(0, *(axis + 1 for axis in self.axes)).reshape(-1, *self.input_shape)
         # What float32 can't hold becomes infinite, and its sample is reported as non-finite.
+        with np.errstate(over="ignore"):
+            return self.before_rounding(raw).astype(np.float32)
+
+    def before_rounding(self, raw: NDArray[np.generic]) -> NDArray[np.float64]:
+        """As `to_input_space`, in float64."""
+        x = raw.transpose(0, *(axis + 1 for axis in self.axes)).reshape(-1, *self.input_shape)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(x.astype(np.float64) * self.scale + self.offset, dtype=np.float32)
+            return np.asarray(x.astype(np.float64) * self.scale + self.offset)
 
     def random_raw(self, count: int, rng: np.random.Generator) -> NDArray[np.generic]:
         """Random samples (count, *raw_shape) that fill the range of the raw dtype.

@@ -88,13 +88,24 @@ def _state_dict(path: Path, document: Any) -> Mapping[str, Tensor]:
 
 
 def _without_prefix(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """Strip wrappers' prefixes while every name has one and none is the network's own."""
+    """Strip wrappers' prefixes where none of the names is the network's own.
+
+    What has another prefix is left out where the rest is all that the network needs: a training
+    module keeps the weights of its loss beside the network.
+    """
     expected = set(model.state_dict())
     while weights and not expected & set(weights):
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
-        if prefix is None:
+        for prefix in PREFIXES:
+            inner = {
+                name.removeprefix(prefix): value
+                for name, value in weights.items()
+                if name.startswith(prefix)
+            }
+            if inner and (len(inner) == len(weights) or expected <= set(inner)):
+                weights = inner
+                break
+        else:
             break
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
 
 

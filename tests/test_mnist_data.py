@@ -194,7 +194,7 @@ def test_contradicting_options(options: dict[str, object], message: str, tmp_pat
 def test_replaces_hdf5_only(tmp_path: Path) -> None:
     out = tmp_path / "m.h5"
     out.write_text("mine")
-    with pytest.raises(OutputError, match="not an HDF5 file"):
+    with pytest.raises(OutputError, match="not made by this command"):
         write_mnist(out)
     assert out.read_text() == "mine"
     out.unlink()

@@ -5,11 +5,13 @@ model, which stays as it was.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ import audit
 from audit.errors import ModelError
 from audit.preflight import CALLS, check_same_gradients
 from audit.torchscript import plain_execution, profiling_execution
+from oracles import write_dataset
 
 FEATURES, CLASSES = 6, 3
 
@@ -334,3 +337,42 @@ def test_export_leaves_the_model_as_it_was(dtype: torch.dtype, tmp_path: Path) -
         assert after[part] == before[part]
     for part in ("values", "grads", "rng"):
         torch.testing.assert_close(after[part], before[part], rtol=0, atol=0)
+
+
+class TooFine(nn.Module):
+    """Cosines of large angles, which float32 is too coarse for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.cos(1e5 * x))
+        return logits
+
+
+def test_float64_that_differs_from_float32_is_told_apart_from_the_exporters(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ModelError, match=r"own logits in float32 and float64 differ.*dtype=x\.dt"):
+        audit.export(TooFine(), tmp_path / "b", input_shape=(8,))
+
+
+def test_data_that_float32_is_too_coarse_for(tmp_path: Path) -> None:
+    """Time stamps of one hour: float32 knows steps of 128 seconds there."""
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(1.7e9, 600, (100, 4))
+    data = write_dataset(tmp_path / "data.h5", x)
+    model = nn.Linear(4, 3).eval()
+    with pytest.raises(ModelError, match=r"rounding the data\.h5 samples to float32.*--offset"):
+        audit.export(model, tmp_path / "b", input_shape=(4,), mean=1.7e9, std=600, parity_data=data)
+    audit.export(model, tmp_path / "b", input_shape=(4,), offset=-1.7e9, std=600, parity_data=data)
+
+
+def test_torchscript_has_no_way_to_onnx(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch.jit is deprecated
+        model = torch.jit.script(nn.Linear(4, 3).eval())
+    with pytest.raises(ModelError, match="TorchScript already"):
+        audit.export(model, tmp_path / "b", input_shape=(4,))
