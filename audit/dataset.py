@@ -135,10 +135,12 @@ class Dataset:
                 "another bundle with --model"
             )
         if self.dtype != np.dtype(raw.raw_dtype):
+            way_out = ""
+            if str(self.dtype) in RAW_DTYPES:
+                way_out = f", or export with --raw-dtype {self.dtype}"
             raise self._error(
                 f"{self.images_name!r} has dtype {self.dtype}; the bundle {manifest.name!r} takes "
-                f"{raw.raw_dtype}. Convert the data, or export for one of {', '.join(RAW_DTYPES)} "
-                "with --raw-dtype"
+                f"{raw.raw_dtype}. Convert the data{way_out}"
             )
         classes = len(manifest.classes)
         for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):

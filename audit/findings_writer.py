@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -59,21 +59,21 @@ class FindingsWriter:
         self._options = options
         self._bundle = bundle
         self._totals = Totals(len(bundle.manifest.classes))
-        self._disk, self._scratch = _create_beside(out)
-        self._file = h5py.File(self._disk, "w", libver=("earliest", "v110"))
-        try:
+        self._scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._scratch.unlink, missing_ok=True)
+            self._disk = stack.enter_context(contextlib.closing(_created(self._scratch, out)))
+            self._file = stack.enter_context(
+                h5py.File(self._disk, "w", libver=("earliest", "v110"))
+            )
             self._create()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._cleanup = stack.pop_all()
 
     def __enter__(self) -> FindingsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._disk.close()
-        self._scratch.unlink(missing_ok=True)
+        self._cleanup.close()
 
     def append(self, found: SegmentFindings) -> None:
         """Add the findings of the next segment.
@@ -231,17 +231,13 @@ def check_output(out: Path) -> None:
             raise OutputError(f"{out}: exists and is not a findings file; name another with -o")
 
 
-def _create_beside(out: Path) -> tuple[DiskFile, Path]:
+def _created(scratch: Path, out: Path) -> DiskFile:
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(handle, 0o666 & ~umask)
+        return DiskFile(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as exc:
         raise OutputError(
             f"{out}: can't be written ({exc.strerror}); name another with -o"
         ) from exc
-    return DiskFile(handle), Path(name)
 
 
 def _create_rows(group: h5py.Group, name: str, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:

@@ -382,8 +382,8 @@ ROWS = [
     Row("one-hot labels", ("(4, 10)", "expected (N,)"), data(labels=np.zeros((4, 10), int))),
     Row(
         "two label datasets",
-        ("several", "'labels'", "'y'", "--labels"),
-        named(images=IMAGES, labels=LABELS, y=LABELS),
+        ("several", "'targets'", "'y'", "--labels"),
+        named(images=IMAGES, targets=LABELS, y=LABELS),
     ),
     Row("labels half written", ("'labels' declares 2 chunks but holds 1",), labels_half_written),
     Row("no such labels", ("no dataset 'z'", "--labels"), GOOD, (*SCAN, "--labels", "z")),
@@ -620,7 +620,7 @@ ROWS = [
     ),
     Row(
         "data: out is another file",
-        ("a.txt", "not an HDF5 file", "-o"),
+        ("a.txt", "not made by this command", "-o"),
         with_files(a__txt="text"),
         ("data", "mnist", "-o", "a.txt"),
     ),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 INTERRUPTED = 130
 
 try:
     import click
 
+    from audit.cli import interrupt
     from audit.cli.data import data
     from audit.cli.export import export
     from audit.cli.info import info
@@ -22,9 +21,6 @@ try:
 except KeyboardInterrupt:  # before there is a `main` to catch it
     os.write(2, b"Interrupted.\n")
     sys.exit(INTERRUPTED)
-
-# That Ctrl-C came: importing torch may swallow the exception, and then fail for want of a half.
-_interrupts: list[int] = []
 
 
 class _Interrupted(Exception):
@@ -55,16 +51,13 @@ for command in (scan, export, info, data):
 
 def main() -> None:
     """Run; a user's mistake ends in one line and its exit code, a bug in a traceback."""
-    _interrupts.clear()
-    # Not where it is ignored: a shell's background job, nohup.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    interrupt.watch()
     try:
         code = cli.main(standalone_mode=False)
-        _ignore_interrupts()
+        interrupt.ignore()
     except BaseException as exc:
-        _ignore_interrupts()
-        if _interrupts or isinstance(exc, (KeyboardInterrupt, _Interrupted)):
+        interrupt.ignore()
+        if interrupt.received() or isinstance(exc, (KeyboardInterrupt, _Interrupted)):
             click.echo("Interrupted.", err=True)
             code = INTERRUPTED
         else:
@@ -86,14 +79,3 @@ def _report(exc: BaseException) -> int:
         click.echo(f"Error: {message} See '{where} --help'.", err=True)
         return exc.exit_code
     raise exc
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    _interrupts.append(signum)
-    raise KeyboardInterrupt
-
-
-def _ignore_interrupts() -> None:
-    """Nothing is left to interrupt: in the interpreter's shutdown it would only spoil the end."""
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

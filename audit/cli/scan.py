@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import audit
+from audit.cli import interrupt
 from audit.cli.output import echo_json, echo_lines
 from audit.options import DEVICES, PRECISIONS
 from audit.summary import summary_from_findings, text_from_summary
@@ -41,10 +42,8 @@ def scan(dataset: str, strict: bool, as_json: bool, quiet: bool, **options: Any)
     attribute 'audit_bundle'.
     """
     started = time.perf_counter()
-    if quiet or as_json:
-        findings = audit.scan(dataset, **options)
-    else:
-        findings = _scan_with_bar(dataset, options)
+    shown = not (quiet or as_json) and sys.stderr.isatty()
+    findings = _scan_with_bar(dataset, options, shown)
     if not quiet:
         summary = summary_from_findings(findings, time.perf_counter() - started)
         echo_json(summary) if as_json else echo_lines(text_from_summary(summary))
@@ -52,15 +51,15 @@ def scan(dataset: str, strict: bool, as_json: bool, quiet: bool, **options: Any)
         sys.exit(1)
 
 
-def _scan_with_bar(dataset: str, options: dict[str, Any]) -> audit.Findings:
+def _scan_with_bar(dataset: str, options: dict[str, Any], shown: bool) -> audit.Findings:
     with contextlib.ExitStack() as stack:
         bar: Any = None
 
         def advance(done: int, total: int) -> None:
             # Made with the first samples: a mistake found before is one line, not a bar and a line.
             nonlocal bar
+            interrupt.check()
             if bar is None:
-                shown = sys.stderr.isatty()
                 bar = stack.enter_context(
                     click.progressbar(
                         length=total, label="scanning", file=sys.stderr, hidden=not shown
