@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -16,12 +19,15 @@ from safetensors.torch import save_file
 
 import audit
 from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT, Bundle, load_bundle
+from audit.bundle_writer import write_bundle
 from audit.cli import main
-from audit.errors import OptionError, OutputError, ParityError
-from audit.exporting import Samples, prove_parity
+from audit.errors import BundleError, OptionError, OutputError, ParityError
+from audit.exporting import PARITY_BYTES, Samples, prove_parity
 from audit.gradients import Canonical
 from audit.guard import SAFETY
+from audit.torchscript import module_from_torchscript, profiling_execution
 from conftest import Run
+from oracles import write_dataset
 
 NETS = """
 import torch
@@ -239,7 +245,117 @@ def test_a_damaged_bundle_behind_a_link_is_replaced(tmp_path: Path) -> None:
     assert load_bundle(link).manifest.classes == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_between_the_renames(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, {MANIFEST: b"old"})
+    rename, calls = Path.rename, 0
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        result = rename(self, target)
+        if calls == after:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(out, {MANIFEST: b"new"})
+    assert (out / MANIFEST).read_bytes() == (b"old" if after == 1 else b"new")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_parity_counts_what_there_is(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data.h5", np.eye(5, 6, dtype=np.float32))
+    model = torch.nn.Linear(6, 3).eval()
+    bundle = audit.export(model, tmp_path / "bundle", input_shape=(6,), parity_data=data)
+    assert bundle.manifest.parity.samples == 5
+    assert bundle.manifest.producer.keys() & {"onnxruntime", "onnxruntime-gpu"}
+
+
+def test_random_samples_fit_in_memory(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 3)
+    ).eval()
+    shape = (3, 384, 384)
+    bundle = audit.export(model, tmp_path / "b", input_shape=shape, raw_layout="CHW")
+    assert bundle.manifest.parity.samples == PARITY_BYTES // (4 * 3 * 384 * 384)
+
+
+def test_files_are_reproducible_and_name_no_path(folder: Path, run_audit: Run) -> None:
+    """In a process of its own each: torch numbers the classes that it has traced."""
+    for out in ("one", "two"):
+        options = ("--weights", "colours.safetensors", "--raw-layout", "CHW", "--pt2", "-o", out)
+        done = run_audit("export", "nets.py:colours", "--input-shape", "3,6,6", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+    for name in (ONNX, TORCHSCRIPT):
+        assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
+    source = Path(audit.__file__).parents[1]
+    paths = [str(folder), str(source), str(Path(torch.__file__).parents[1]), "site-packages"]
+    for file in (folder / "one").iterdir():
+        contents = [file.read_bytes()]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                contents += [archive.read(name) for name in archive.namelist()]
+        for path in paths:
+            assert not any(path.encode() in each for each in contents), (file.name, path)
+
+
+class Saves(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, "saved.pt")
+        return x
+
+
+class Branches(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.saves = Saves()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() > 1000000:
+            return self.saves(x)  # type: ignore[no-any-return]
+        return x
+
+
+class Elsewhere(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def other(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_file("saved.pt", False, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator"),
+    [(Saves, "aten::save"), (Branches, "aten::save"), (Elsewhere, "aten::from_file")],
+)
+def test_torchscript_that_touches_files_is_refused(
+    kind: type[torch.nn.Module], operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    with profiling_execution():
+        torch.jit.save(torch.jit.script(kind()), buffer)
+    with pytest.raises(BundleError, match=f"model.ts: uses {operator}, which no exported"):
+        module_from_torchscript(buffer.getvalue(), TORCHSCRIPT)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def sigint_as_it_was() -> Iterator[None]:
+    """`main` ends with SIGINT ignored, which this process's children would inherit."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # Through `main` in this process: another one would spend seconds on importing torch.
+@pytest.mark.usefixtures("sigint_as_it_was")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

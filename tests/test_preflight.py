@@ -112,6 +112,7 @@ def net(forward: Callable[[Net, Tensor], Any], classes: int = CLASSES) -> Callab
 
 
 WHOLE_OUTPUT = "expected logits (N, C), one row a sample"
+IN_PLACE = "modifies its input in place"
 BAKED = "the batch size is x.shape[0] in forward"
 NEIGHBOURS = "the logits of a sample depend on its neighbours in the batch"
 REFUSED = {
@@ -188,6 +189,18 @@ REFUSED = {
         "can't be exported to TorchScript: custom backward passes",
         "write the forward pass so that its own derivative is the one you want",
     ),
+    "in place": Row(net(lambda m, x: m.l(x.sub_(0.5))), IN_PLACE, "write x = x - 0.5"),
+    "in place, a layer": Row(
+        lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(FEATURES, CLASSES)),
+        IN_PLACE,
+        "inplace=True",
+    ),
+    "lazy": Row(lambda: nn.Sequential(nn.LazyLinear(CLASSES)), "lazy layers", "run one batch"),
+    "hidden behind a mask": Row(  # -1e9 must not set the scale of what is equal
+        net(lambda m, x: torch.cat([m.l(functional.dropout(x)), 0 * x[:, :1] - 1e9], 1)),
+        "two runs",
+        "remove what is random",
+    ),
     "batch size 3": Row(net(lambda m, x: m.l(x[:3].expand(3, -1))), "shape (3, 3)", WHOLE_OUTPUT),
     "reshape(3, -1)": Row(net(lambda m, x: m.l(x.reshape(3, -1))), "fails on an input", "without"),
     "len(x)": Row(net(lambda m, x: m.l(x.reshape(len(x), -1))), "on a batch of 2", BAKED),
@@ -244,6 +257,23 @@ def test_not_refused(name: str, tmp_path: Path) -> None:
     model, shape = NOT_REFUSED[name]
     bundle = audit.export(model(), tmp_path / "bundle", input_shape=shape)
     assert bundle.manifest.parity.top1_disagreements == 0
+
+
+def test_in_place_behind_a_normalisation_is_harmless(tmp_path: Path) -> None:
+    model = net(lambda m, x: m.l(x.sub_(0.5)))()
+    audit.export(model, tmp_path / "bundle", input_shape=(FEATURES,), mean=0.25)
+
+
+def test_training_mode_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(FEATURES, CLASSES)
+    audit.export(model, tmp_path / "bundle", input_shape=(FEATURES,))
+    (record,) = (each for each in caplog.records if each.name == "audit")
+    assert record.levelname == "WARNING"
+    assert "exported in evaluation mode" in record.getMessage()
+    assert model.training
+    caplog.clear()
+    audit.export(model.eval(), tmp_path / "bundle", input_shape=(FEATURES,))
+    assert not [each for each in caplog.records if each.name == "audit"]
 
 
 class DetachesLater(nn.Module):

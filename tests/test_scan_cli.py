@@ -133,3 +133,32 @@ def test_interrupt_ends_in_one_line(mnist_h5: Path, tmp_path: Path) -> None:
     assert out == ""
     assert err == "Interrupted.\n"
     assert [each.name for each in tmp_path.iterdir()] == ["data.h5"]
+
+
+STARTS = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from audit.cli import main
+sys.argv[:2] = ["audit"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "during", ["click", "audit.cli.scan", "numpy", "h5py", "torch", "torch.jit", "onnxruntime"]
+)
+def test_interrupt_while_modules_are_imported(during: str, mnist_h5: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTS.replace("sys.argv[1]", repr(during)), "-"]
+    arguments = ["scan", str(mnist_h5), "--eps", "0.1", "--model", "mnist"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+    assert list(tmp_path.iterdir()) == []
