@@ -20,7 +20,7 @@ try:
     from audit.errors import AuditError
 except KeyboardInterrupt:  # before there is a `main` to catch it
     os.write(2, b"Interrupted.\n")
-    sys.exit(INTERRUPTED)
+    os._exit(INTERRUPTED)  # see `main`
 
 
 class _Interrupted(Exception):
@@ -59,9 +59,10 @@ def main() -> None:
         interrupt.ignore()
         if interrupt.received() or isinstance(exc, (KeyboardInterrupt, _Interrupted)):
             click.echo("Interrupted.", err=True)
-            code = INTERRUPTED
-        else:
-            code = _report(exc)
+            # Not sys.exit: where Ctrl-C met exec() of a string, as when a dataclass is made, Python
+            # remembers it and ends by SIGINT, whatever became of the exception.
+            os._exit(INTERRUPTED)
+        code = _report(exc)
     sys.exit(code)
 
 

@@ -1,16 +1,19 @@
 """Ctrl-C, remembered: an exception can get lost on its way up through foreign code.
 
-HDF5 swallows what is raised while it calls back for a write, and torch what is raised while it
-imports a part of itself, which then fails for want of the rest.
+HDF5 swallows what is raised while it calls back for a write, the interpreter what is raised while
+it drops a weak reference, and torch what is raised while it imports a part of itself, which then
+fails for want of the rest.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 _received: list[int] = []
+_deferring: list[bool] = []
 
 
 def watch() -> None:
@@ -25,8 +28,18 @@ def received() -> bool:
     return bool(_received)
 
 
+@contextmanager
+def deferred() -> Iterator[None]:
+    """In here, the first Ctrl-C waits for the next `check`; the second doesn't."""
+    _deferring.append(True)
+    try:
+        yield
+    finally:
+        _deferring.pop()
+
+
 def check() -> None:
-    """Raise what got lost.
+    """Raise what was deferred.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came.
@@ -41,6 +54,7 @@ def ignore() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     _received.append(signum)
-    raise KeyboardInterrupt
+    if not _deferring or len(_received) > 1:
+        raise KeyboardInterrupt

@@ -67,4 +67,5 @@ def _scan_with_bar(dataset: str, options: dict[str, Any], shown: bool) -> audit.
                 )
             bar.update(done - bar.pos)
 
-        return audit.scan(dataset, progress=advance, **options)
+        with interrupt.deferred():
+            return audit.scan(dataset, progress=advance, **options)
