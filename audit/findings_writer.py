@@ -61,7 +61,7 @@ class FindingsWriter:
         self._totals = Totals(len(bundle.manifest.classes))
         self._scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
         with contextlib.ExitStack() as stack:
-            stack.callback(self._scratch.unlink, missing_ok=True)
+            stack.callback(_remove, self._scratch)
             self._disk = stack.enter_context(contextlib.closing(_created(self._scratch, out)))
             self._file = stack.enter_context(
                 h5py.File(self._disk, "w", libver=("earliest", "v110"))
@@ -229,6 +229,12 @@ def check_output(out: Path) -> None:
             is_findings = False
         if not is_findings:
             raise OutputError(f"{out}: exists and is not a findings file; name another with -o")
+
+
+def _remove(scratch: Path) -> None:
+    """Where there is nothing, nothing is to do; an error on the way here must stay the one shown."""
+    with contextlib.suppress(OSError):
+        scratch.unlink()
 
 
 def _created(scratch: Path, out: Path) -> DiskFile:

@@ -43,7 +43,7 @@ def scan_dataset(
     ) as dataset:
         bundle = load_bundle(find_model(model, str(path), dataset.audit_bundle))
         dataset.check_against(bundle.manifest)
-        if out.exists() and out.samefile(path):
+        if os.path.exists(out) and out.samefile(path):
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")
         check_output(out)
         scan = _Scan(dataset, bundle, options, progress)

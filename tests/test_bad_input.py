@@ -618,6 +618,12 @@ ROWS = [
         ("nope/m.h5", "written"),
         args=("data", "mnist", "-o", "nope/m.h5"),
     ),
+    # Names that are too long for the file system
+    Row("long data", ("no such file",), args=("scan", "b" * 300, "--eps", "1")),
+    Row("long out", ("File name too long", "-o"), GOOD, (*SCAN, "-o", "b" * 300)),
+    Row("long model", ("no such bundle",), GOOD, (*SCAN, "--model", "b" * 300)),
+    Row("long path of info", ("no such file",), args=("info", "b" * 300)),
+    Row("long data out", ("File name too long",), args=("data", "mnist", "-o", "b" * 300)),
     Row(
         "data: out is another file",
         ("a.txt", "not made by this command", "-o"),
