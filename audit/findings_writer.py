@@ -232,7 +232,7 @@ def check_output(out: Path) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    """Where there is nothing, nothing is to do; an error on the way here must stay the one shown."""
+    """Gone, if it can be: the error that led here must stay the one shown."""
     with contextlib.suppress(OSError):
         scratch.unlink()
 
