@@ -48,7 +48,7 @@ from audit.graphs import (
     pt2_from_module,
     torchscript_from_network,
 )
-from audit.guard import Guard
+from audit.guard import Guard, margin
 from audit.options import RAW_DTYPES, ExportOptions
 from audit.preprocess import Preprocess, input_space_to_logits, plan_preprocess, raw_to_logits
 from audit.torchscript import (
@@ -146,7 +146,7 @@ def prove_parity(files: dict[str, bytes], samples: Samples) -> Parity:
             "--std against the data"
         )
     logit_difference = float(np.abs(fast - exact).max())
-    margin_difference = float(np.abs(_margin(fast) - _margin(exact)).max())
+    margin_difference = float(np.abs(margin(fast) - margin(exact)).max())
     top1 = int((fast.argmax(axis=1) != exact.argmax(axis=1)).sum())
     error = _relative_error(fast, exact)
     if error > PARITY_TOLERANCE:
@@ -310,11 +310,6 @@ def _relative_error(fast: NDArray[Any], exact: NDArray[np.float64]) -> float:
     top2 = np.abs(np.sort(exact, axis=1)[:, -2:]).max(axis=1, keepdims=True)
     size = np.maximum(np.maximum(1.0, np.abs(exact)), top2)
     return float((np.abs(fast - exact) / size).max())
-
-
-def _margin(logits: NDArray[Any]) -> NDArray[Any]:
-    ordered = np.sort(logits, axis=1)
-    return np.asarray(ordered[:, -1] - ordered[:, -2])
 
 
 def _numbered(eager: nn.Module, x: Tensor) -> tuple[str, ...]:

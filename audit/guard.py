@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from audit_kernels import get as get_kernel
+
 # The largest of a few hundred disagreements underestimates the largest of millions.
 SAFETY = 8.0
 # Below this share of the logits' size, a measured disagreement is luck: float32 has 24 bits.
@@ -84,9 +86,9 @@ class Guard:
         size = _size(far)
         relative = np.minimum(1.0, size[:, None] / np.maximum(1e-300, np.abs(far)))
         logits = (np.abs(near - far) * relative).max(axis=1, initial=0)
-        margin = np.abs(_margin(near) - _margin(far))
+        margins = np.abs(margin(near) - margin(far))
         growth = self.of(fast[comparable]) / self.value
-        result[comparable] = np.maximum(logits, margin) / growth
+        result[comparable] = np.maximum(logits, margins) / growth
         return result
 
 
@@ -96,6 +98,6 @@ def _size(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(1.0, np.abs(top2).max(axis=1)))
 
 
-def _margin(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    top2 = np.partition(logits, logits.shape[1] - 2, axis=1)[:, -2:]
-    return np.asarray(top2[:, 1] - top2[:, 0])
+def margin(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Top-2 margin of each row, by the scan's own kernel."""
+    return get_kernel("cpu")(logits, classes=False).margin
