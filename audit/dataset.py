@@ -1,7 +1,7 @@
-"""The dataset to scan: opened, checked against the bundle, read in storage order.
+"""The dataset to scan: opened, checked against the bundle, read block by block.
 
-Nothing is allocated because a header claims it: the extent must be backed by stored bytes, and
-reading goes block by block, a block being a whole number of storage chunks.
+Nothing is allocated because a header claims it: the extent must be backed by stored bytes, and a
+block, what is read at once, is a whole number of storage chunks. `audit.storage` does the reading.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -20,29 +19,18 @@ from audit import hdf5
 from audit.bundle import Manifest
 from audit.errors import DatasetError, DatasetNotFoundError
 from audit.options import RAW_DTYPES
+from audit.storage import LibraryRows, Rows, rows_of
 
 IMAGE_NAMES = ("images", "x", "X", "data")
 LABEL_NAMES = ("labels", "y", "Y", "targets")
-BLOCK_BYTES = 4 * 2**20  # enough to amortise a call, little enough to overlap with computing
+BLOCK_BYTES = 2 * 2**20  # enough to amortise a call, little enough to stay in the cache
+LABELS_AT_ONCE = 4 * 2**20
 MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
 FINGERPRINT_SAMPLES = 8
 UNKNOWN_LABEL = -1
 SHOWN_NAMES = 8
 
 WHAT = "an HDF5 file with samples in a dataset 'images'"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive samples: raw (n, *raw_shape) from position `start` on."""
-
-    start: int
-    raw: NDArray[np.generic]
-
-    @property
-    def stop(self) -> int:
-        """Position after the last sample."""
-        return self.start + len(self.raw)
 
 
 class Dataset:
@@ -96,6 +84,10 @@ class Dataset:
         self.stored: int = self._images.shape[0]
         self.chunks: tuple[int, ...] | None = self._images.chunks
         self.compression: str | None = self._images.compression
+        self._rows = rows_of(self._images)
+        spaced = np.linspace(0, self.stored - 1, FINGERPRINT_SAMPLES).astype(np.int64)
+        self._spaced = np.unique(spaced)
+        self._seen: dict[int, NDArray[np.generic]] = {}  # of `_spaced`, what has been read
 
     def __enter__(self) -> Dataset:
         return self
@@ -143,8 +135,8 @@ class Dataset:
                 f"{raw.raw_dtype}. Convert the data{way_out}"
             )
         classes = len(manifest.classes)
-        for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):
-            labels = self.labels(start, min(start + BLOCK_BYTES, self.stored))
+        for start in range(0, self.stored if self.has_labels else 0, LABELS_AT_ONCE):
+            labels = self.labels(start, min(start + LABELS_AT_ONCE, self.stored))
             wrong = np.flatnonzero((labels < UNKNOWN_LABEL) | (labels >= classes))
             if len(wrong):
                 raise self._error(
@@ -153,30 +145,47 @@ class Dataset:
                     f"{manifest.name!r}, or {UNKNOWN_LABEL} for unknown"
                 )
 
-    def blocks(self, start: int, stop: int) -> Iterator[Block]:
-        """Samples `start` to `stop`, in file order.
+    def blocks(self, start: int, stop: int, at_least: int = 1) -> Iterator[range]:
+        """What to read at once of the samples `start` to `stop`, in file order.
+
+        Args:
+            start: First sample.
+            stop: Behind the last sample.
+            at_least: Samples that a block should have.
+        """
+        rows = self.block_rows * -(-at_least // self.block_rows)
+        while start < stop:
+            end = min((start // rows + 1) * rows, stop)
+            yield range(start, end)
+            start = end
+
+    def read_into(self, out: NDArray[np.generic], start: int) -> None:
+        """Fill `out` (n, *sample_shape) with the samples from `start` on; from any thread.
 
         Raises:
             DatasetError: The stored bytes are damaged.
         """
-        rows = self.block_rows
-        while start < stop:
-            end = min((start // rows + 1) * rows, stop)
-            yield Block(start, self._read(self._images, start, end, self.dtype))
-            start = end
+        self._read_into(out, self._rows, self.images_name, start)
+        # Reading them once more for the fingerprint would inflate their chunks once more.
+        for position in self._spaced[self._spaced.searchsorted(start) :].tolist():
+            if position >= start + len(out):
+                break
+            self._seen[position] = out[position - start].copy()
 
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.generic]:
         """Samples at these ascending positions, (len(positions), *sample_shape)."""
         out = np.empty((len(positions), *self.sample_shape), dtype=self.dtype)
         for row, position in enumerate(positions.tolist()):
-            self._read_into(out[row : row + 1], self._images, position)
+            self.read_into(out[row : row + 1], position)
         return out
 
     def labels(self, start: int, stop: int) -> NDArray[np.int64]:
         """Labels of samples `start` to `stop`, int64; -1 where unknown."""
         if self._labels is None:
             return np.full(stop - start, UNKNOWN_LABEL, dtype=np.int64)
-        labels = self._read(self._labels, start, stop, self._labels.dtype.newbyteorder("="))
+        shape = (stop - start, *self._labels.shape[1:])
+        labels = np.empty(shape, dtype=self._labels.dtype.newbyteorder("="))
+        self._read_into(labels, LibraryRows(self._labels), str(self.labels_name), start)
         if labels.dtype == np.uint64:
             labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))
         return labels.reshape(-1).astype(np.int64)
@@ -189,11 +198,12 @@ class Dataset:
         """
         digest = hashlib.sha256()
         digest.update(f"{self._images.shape} {self.dtype.str} {self.has_labels}".encode())
-        spaced = np.linspace(0, self.stored - 1, FINGERPRINT_SAMPLES).astype(np.int64)
-        for position in np.unique(spaced):
-            digest.update(self.samples(position[None]).data)
-        for start in range(0, self.stored if self.has_labels else 0, BLOCK_BYTES):
-            digest.update(self.labels(start, min(start + BLOCK_BYTES, self.stored)).tobytes())
+        for position in self._spaced.tolist():
+            if position not in self._seen:
+                self.samples(np.array([position]))
+            digest.update(self._seen[position].data)
+        for start in range(0, self.stored if self.has_labels else 0, LABELS_AT_ONCE):
+            digest.update(self.labels(start, min(start + LABELS_AT_ONCE, self.stored)).tobytes())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -208,20 +218,12 @@ class Dataset:
             "fingerprint": self.fingerprint(),
         }
 
-    def _read(
-        self, dataset: h5py.Dataset, start: int, stop: int, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
-        out = np.empty((stop - start, *dataset.shape[1:]), dtype=dtype)
-        self._read_into(out, dataset, start)
-        return out
-
-    def _read_into(self, out: NDArray[Any], dataset: h5py.Dataset, start: int) -> None:
-        stop = start + len(out)
+    def _read_into(self, out: NDArray[Any], rows: Rows, name: str, start: int) -> None:
         try:
-            dataset.read_direct(out, np.s_[start:stop])
+            rows.read_into(out, start)
         except hdf5.FOREIGN as exc:
             raise self._error(
-                f"{dataset.name!r} can't be read at samples {start} to {stop - 1}: the file is "
+                f"{name!r} can't be read at samples {start} to {start + len(out) - 1}: the file is "
                 "damaged, or needs a filter that isn't installed"
             ) from exc
 
