@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT
+from audit.bundle import MANIFEST
 from audit.errors import OutputError
+from audit.manifest import KNOWN_FILES
 
 
 def check_target(out: Path) -> Path:
@@ -28,7 +29,7 @@ def check_target(out: Path) -> Path:
 
 def _is_bundle(target: Path) -> bool:
     """Nothing but a bundle's files, damaged or not: it is deleted when it is replaced."""
-    known = {MANIFEST, ONNX, TORCHSCRIPT, PT2}
+    known = {MANIFEST, *KNOWN_FILES}
     return (
         (target / MANIFEST).is_file()
         and {each.name for each in target.iterdir()} <= known

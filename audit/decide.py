@@ -75,10 +75,11 @@ class Top2(NamedTuple):
 
 
 class GuardBroken(Exception):
-    """The fast pass was off by more than the guard; carries by how much."""
+    """A graph was off by more than its guard; carries its precision, and by how much."""
 
-    def __init__(self, disagreement: float) -> None:
-        super().__init__(disagreement)
+    def __init__(self, precision: str, disagreement: float) -> None:
+        super().__init__(precision, disagreement)
+        self.precision = precision
         self.disagreement = disagreement
 
 
@@ -111,7 +112,7 @@ def decide(
         logits = canonical().logits(x)
         worst = max(worst, float(guard.disagreement(kept.fast[rows], logits).max()))
         if worst > guard.value:
-            raise GuardBroken(worst)
+            raise GuardBroken("float32", worst)
         unsettled = _near_a_threshold(logits, options)
         if unsettled.any():
             logits[unsettled] = canonical().logits_alone(x[unsettled])

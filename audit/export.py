@@ -29,6 +29,8 @@ def export(
     classes: Sequence[str] | None = None,
     parity_data: str | os.PathLike[str] | None = None,
     pt2: bool = False,
+    int8: bool = False,
+    calibration: str | os.PathLike[str] | None = None,
     name: str | None = None,
 ) -> Bundle:
     """Export a trained classifier to a bundle that `audit.scan` can use.
@@ -52,6 +54,10 @@ def export(
         classes: Class names, one a logit.
         parity_data: HDF5 dataset whose samples prove the exports equal; by default random ones.
         pt2: Also write `model.pt2`, a `torch.export` program that gives the same gradients.
+        int8: Also write `model.int8.onnx`, a quantised graph with a guard of its own; a scan lets
+            it propose, and decides as ever.
+        calibration: HDF5 dataset to quantise by, samples like those that will be scanned: some to
+            find ranges, others to measure the guard.
         name: Name in the manifest; by default that of the directory.
 
     Returns:
@@ -61,7 +67,7 @@ def export(
         OptionError: An option is out of range or contradicts another.
         ModelError: The model can't be exported or audited; the message says how to mend it.
         ParityError: The exports disagree with the model.
-        DatasetError: The parity data can't be read.
+        DatasetError: The parity or calibration data can't be read, or doesn't fit.
         OutputError: The bundle can't be written.
         InstallationError: ONNX Runtime isn't installed, or twice.
     """
@@ -76,6 +82,8 @@ def export(
         classes=None if classes is None else tuple(classes),
         parity_data=None if parity_data is None else os.fspath(parity_data),
         pt2=pt2,
+        int8=int8,
+        calibration=None if calibration is None else os.fspath(calibration),
         name=name,
     )
     from audit.exporting import export_bundle

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit import strict_json
 from audit.errors import FindingsError, NotRecordedError
 
 if TYPE_CHECKING:
@@ -243,6 +242,8 @@ def _from_attributes(path: Path, file: Any) -> Findings:
 
 
 def _json_object(text: Any) -> dict[str, Any]:
+    from audit import strict_json
+
     document = strict_json.loads(text)
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object")

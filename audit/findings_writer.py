@@ -24,9 +24,10 @@ from audit.bundle import Bundle
 from audit.dataset import Dataset
 from audit.diskfile import DiskFile
 from audit.errors import FindingsError, OutputError
+from audit.fast_pass import MARGIN_EDGES
 from audit.findings import SCHEMA
 from audit.options import ScanOptions
-from audit.segment import MARGIN_EDGES, SegmentFindings
+from audit.segment import SegmentFindings
 
 CHUNK_BYTES = 2**16  # a chunk takes its full size even for one row
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+# TF32 rounds to 10 bits, which the guard would have to make up for; the algorithm is looked up
+# instead of timed, which every new batch size would start anew.
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 BATCH_BYTES = 4 * 2**20  # of float32 input: a small model's best at 1024 MNIST images
 MAX_BATCH = 1024
 FATAL_ONLY = 4  # what ONNX Runtime would log is raised as an error as well
@@ -67,7 +72,7 @@ def default_batch_size(input_size: int) -> int:
 
 
 class Forward:
-    """One ONNX Runtime session on one device.
+    """One ONNX Runtime session on one device; may be called from several threads at once.
 
     The model is handed over as bytes: without a path, ONNX Runtime refuses external data, so a
     graph can't read another file.
@@ -89,6 +94,8 @@ class Forward:
         """
         onnxruntime = import_onnxruntime()
         provider = PROVIDERS[device]
+        if device != "cpu":
+            onnxruntime.preload_dlls()  # CUDA's libraries come with torch
         if provider not in onnxruntime.get_available_providers():
             raise DeviceError(
                 f"--device {device}: this ONNX Runtime has no {provider}; install "
@@ -100,19 +107,21 @@ class Forward:
         # Threads that spin while torch computes in the same process halve the speed of both.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
+            self.session = onnxruntime.InferenceSession(
+                model, options, providers=_providers(device)
+            )
         except Exception as exc:
             if device != "cpu":
                 raise DeviceError(f"--device {device}: {exc}") from exc
             raise BundleError(f"{source}: ONNX Runtime can't run it: {exc}") from exc
-        if self._session.get_providers()[0] != provider:
+        if self.session.get_providers()[0] != provider:
             raise DeviceError(
                 f"--device {device}: ONNX Runtime couldn't load {provider} and would run on "
-                f"{self._session.get_providers()[0]}; check the driver and CUDA libraries, or use "
+                f"{self.session.get_providers()[0]}; check the driver and CUDA libraries, or use "
                 "--device cpu"
             )
-        names = [each.name for each in self._session.get_inputs()]
-        outputs = [each.name for each in self._session.get_outputs()]
+        names = [each.name for each in self.session.get_inputs()]
+        outputs = [each.name for each in self.session.get_outputs()]
         if names != [INPUT] or outputs != [OUTPUT]:
             raise BundleError(
                 f"{source}: inputs {names} and outputs {outputs}; expected {INPUT!r} and {OUTPUT!r}"
@@ -126,8 +135,23 @@ class Forward:
         Raises:
             BundleError: The graph fails on data that its manifest describes.
         """
+        with self.failures_mapped():
+            (logits,) = self.session.run([OUTPUT], {INPUT: raw})
+        return np.asarray(logits, dtype=np.float32)
+
+    @contextmanager
+    def failures_mapped(self) -> Iterator[None]:
+        """What ONNX Runtime raises in here is the bundle's fault."""
         try:
-            (logits,) = self._session.run([OUTPUT], {INPUT: raw})
+            yield
         except Exception as exc:
             raise BundleError(f"{self._source}: ONNX Runtime failed: {exc}") from exc
-        return np.asarray(logits, dtype=np.float32)
+
+
+def _providers(device: str) -> list[Any]:
+    cuda = (PROVIDERS["cuda"], CUDA_OPTIONS)
+    if device == "tensorrt":
+        # What TensorRT can't take runs in CUDA. It has no option for TF32.
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        return [PROVIDERS[device], cuda]
+    return [cuda] if device == "cuda" else [PROVIDERS[device]]

@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from audit.errors import ModelError
-from audit.forward import INPUT, OUTPUT
+from audit.forward import OUTPUT
 from audit.torchscript import torchscript_from_module
 
 OPSET = 20
+NETWORK_INPUT = "network:input"  # a name that no parameter can have
 EXAMPLE_BATCH = 3  # not 1: torch.export takes a size of 1 for a constant
 
 
-def onnx_from_module(module: nn.Module, raw: Tensor) -> bytes:
-    """ONNX of a module that takes raw samples, batch size dynamic, in one file.
+def onnx_from_network(network: nn.Module, x: Tensor) -> bytes:
+    """ONNX of the network alone, float32, batch size dynamic, in one file.
+
+    Its input is called `NETWORK_INPUT`; what comes before it is for `audit.folding`.
+
+    Args:
+        network: In float32.
+        x: float32 (N, *input_shape), N ≥ 3.
 
     Raises:
         ModelError: An operator or the control flow can't be exported.
@@ -30,11 +36,11 @@ def onnx_from_module(module: nn.Module, raw: Tensor) -> bytes:
     try:
         with exporter_chatter_muted():
             program = torch.onnx.export(
-                module.eval(),
-                (raw[:EXAMPLE_BATCH],),
+                network.eval(),
+                (x[:EXAMPLE_BATCH],),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[NETWORK_INPUT],
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
@@ -45,7 +51,6 @@ def onnx_from_module(module: nn.Module, raw: Tensor) -> bytes:
     assert program is not None
     proto = program.model_proto
     _strip_metadata(proto)
-    onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString()
     return data
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import http.client
 import os
 import tempfile
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import DatasetError, DatasetNotFoundError, OptionError, OutputError
+from audit.options import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +34,6 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 SIDE = 28
-SPLITS = ("test", "train", "all")
 TIMEOUT_S = 60
 
 
@@ -179,6 +177,9 @@ def _content(path: Path, file: IdxFile) -> bytes:
 
 
 def _download(directory: Path, file: IdxFile, mirrors: Sequence[str]) -> None:
+    import http.client  # with email and ssl, which would be half the time of `audit --help`
+    import urllib.request
+
     target = directory / f"{file.name}.gz"
     reasons = []
     for mirror in mirrors:

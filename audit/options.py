@@ -9,7 +9,8 @@ from numbers import Integral, Real
 from audit.errors import OptionError
 
 DEVICES = ("cpu", "cuda", "tensorrt")
-PRECISIONS = ("auto", "float32")
+PRECISIONS = ("auto", "float32", "int8")
+SPLITS = ("test", "train", "all")
 RAW_DTYPES = ("uint8", "float16", "float32", "float64")
 
 
@@ -78,6 +79,8 @@ class ExportOptions:
         classes: Class names, one a logit; None: "0", "1", …
         parity_data: HDF5 dataset whose samples prove the exports equal; None: random samples.
         pt2: Also write `model.pt2`, the `torch.export` artefact.
+        int8: Also write `model.int8.onnx`, the quantised graph; needs `calibration`.
+        calibration: HDF5 dataset that the quantised graph is calibrated and measured on.
         name: Name in the manifest; None: the name of the bundle's directory.
 
     Raises:
@@ -94,6 +97,8 @@ class ExportOptions:
     classes: tuple[str, ...] | None = None
     parity_data: str | None = None
     pt2: bool = False
+    int8: bool = False
+    calibration: str | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -119,6 +124,12 @@ class ExportOptions:
                 "different; expected 2 or more, all different, with commas between them or one a "
                 "line in a text file"
             )
+        if self.int8 and self.calibration is None:
+            raise OptionError(
+                "--int8: needs --calibration DATA.h5, samples like those that will be scanned"
+            )
+        if self.calibration is not None and not self.int8:
+            raise OptionError(f"--calibration {self.calibration}: is for --int8; add it")
 
 
 def _is_finite(value: object) -> bool:

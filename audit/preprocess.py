@@ -6,7 +6,7 @@ raw (as stored) → input space → network input
 - input space → network input: `(x - mean) / std`.
 
 numpy does it for the canonical path (`to_input_space`), the graph itself for the fast path
-(`RawToLogits`). `InputSpaceToLogits` is what the TorchScript module holds.
+(`audit.folding`). `InputSpaceToLogits` is what the TorchScript module holds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Preprocess:
         """As `to_input_space`, in float64."""
         x = raw.transpose(0, *(axis + 1 for axis in self.axes)).reshape(-1, *self.input_shape)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(x.astype(np.float64) * self.scale + self.offset)
+            # In C order: networks may view what they take as flat.
+            return np.asarray(x.astype(np.float64, order="C") * self.scale + self.offset)
 
     def random_raw(self, count: int, rng: np.random.Generator) -> NDArray[np.generic]:
         """Random samples (count, *raw_shape) that fill the range of the raw dtype.
@@ -221,30 +222,3 @@ def input_space_to_logits(network: nn.Module, preprocess: Preprocess) -> nn.Modu
     if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0}:
         return network
     return InputSpaceToLogits()
-
-
-def raw_to_logits(network: nn.Module, preprocess: Preprocess) -> nn.Module:
-    """The network with all its preprocessing inside: (N, *raw_shape) as stored → logits."""
-    import torch
-    from torch import Tensor, nn
-
-    inner = input_space_to_logits(network, preprocess)
-    # float64 data is scaled in its own precision: an offset may cancel its leading digits.
-    scaling = torch.float64 if preprocess.raw_dtype == "float64" else torch.float32
-
-    class RawToLogits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, raw: Tensor) -> Tensor:
-            x = raw.permute(0, *(axis + 1 for axis in preprocess.axes))
-            x = x.reshape(raw.shape[0], *preprocess.input_shape).to(scaling)
-            if preprocess.scale != 1.0:
-                x = x * preprocess.scale
-            if preprocess.offset != 0.0:
-                x = x + preprocess.offset
-            logits: Tensor = self.inner(x.to(torch.float32))
-            return logits
-
-    return RawToLogits()

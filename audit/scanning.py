@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audit.bundle import ONNX, TORCHSCRIPT, Bundle, load_bundle
+from audit.batch_size import BatchSize
+from audit.bundle import TORCHSCRIPT, Bundle, load_bundle
+from audit.cascade import choose_levels
 from audit.config import find_model
 from audit.dataset import Dataset
 from audit.decide import GuardBroken
 from audit.errors import OutputError
+from audit.fast_pass import Level, Line
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsWriter, check_output
-from audit.forward import Forward, available_threads, default_batch_size
-from audit.guard import Guard
+from audit.forward import available_threads
 from audit.options import ScanOptions
 from audit.scan import Progress
-from audit.segment import Line, plan_segments, scan_segment
+from audit.segment import SegmentFindings, plan_segments, scan_segment
+from audit_kernels import get as get_kernel
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
 
-CHECKS = 256  # samples a scan that are decided though they weren't proposed
-SEED = 0
+# Importing numba takes half a second, which the compiled kernel has won back after so many logits.
+COMPILED_FROM = 2**30
 
 
 def scan_dataset(
@@ -47,13 +52,14 @@ def scan_dataset(
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")
         check_output(out)
         scan = _Scan(dataset, bundle, options, progress)
-        guard, rescans = bundle.guard, 0
+        rescans = 0
         while True:
             try:
-                scan.write(out, guard, rescans)
+                scan.write(out, rescans)
                 break
             except GuardBroken as broken:
-                guard, rescans = guard.widened(broken.disagreement), rescans + 1
+                scan.widen(broken)
+                rescans += 1
     return load_findings(out)
 
 
@@ -63,87 +69,128 @@ class _Scan:
     def __init__(
         self, dataset: Dataset, bundle: Bundle, options: ScanOptions, progress: Progress
     ) -> None:
-        threads = options.threads or available_threads()
         self._dataset = dataset
         self._bundle = bundle
         self._options = options
         self._progress = progress
-        self._threads = threads
+        self._threads = options.threads or available_threads()
+        # On a GPU one thread copies while another computes.
+        self._lanes = self._threads if options.device == "cpu" else max(2, self._threads)
         self._samples = min(dataset.stored, options.limit or dataset.stored)
-        input_size = int(np.prod(bundle.manifest.preprocess.input_shape))
-        self._sample_size = input_size + len(bundle.manifest.classes)
-        self._batch_size = options.batch_size or default_batch_size(input_size)
-        self._forward = Forward(
-            bundle.read(ONNX),
-            device=options.device,
-            threads=threads,
-            source=str(bundle.path / ONNX),
-        )
-        rng = np.random.default_rng(SEED)
-        count = min(CHECKS, self._samples)
-        self._checks = np.sort(rng.choice(self._samples, count, replace=False))
-
-    @functools.cached_property
-    def _canonical(self) -> Canonical:
-        from audit.gradients import Canonical  # imports torch, a second of a short scan
-
-        return Canonical(
-            self._bundle.read(TORCHSCRIPT),
-            device=self._options.device,
-            threads=self._threads,
-            source=str(self._bundle.path / TORCHSCRIPT),
+        self._canonical = self._in_background()
+        self._levels = choose_levels(bundle, dataset, options, self._samples)
+        self._batch_size = BatchSize(
+            input_size=int(np.prod(bundle.manifest.preprocess.input_shape)),
+            most=dataset.block_rows,
+            given=options.batch_size,
         )
 
-    def write(self, out: Path, guard: Guard, rescans: int) -> None:
-        """One pass over all segments with this guard, into `out`."""
-        done = checked = 0
-        disagreement = 0.0
+    def _in_background(self) -> Callable[[], Canonical]:
+        """The canonical path, made while the fast pass runs: importing torch takes a second."""
+
+        def load() -> Canonical:
+            from audit.gradients import Canonical
+
+            return Canonical(
+                self._bundle.read(TORCHSCRIPT),
+                device=self._options.device,
+                threads=self._threads,
+                source=str(self._bundle.path / TORCHSCRIPT),
+            )
+
+        pool = ThreadPoolExecutor(1, thread_name_prefix="audit-canonical")
+        canonical = pool.submit(load)
+        pool.shutdown(wait=False)
+        return canonical.result
+
+    def widen(self, broken: GuardBroken) -> None:
+        """Prepare for another pass after a guard was found broken."""
+        if broken.precision == "int8" and self._options.precision == "auto":
+            self._levels = self._levels[-1:]
+            return
+        self._levels = tuple(
+            replace(level, guard=level.guard.widened(broken.disagreement))
+            if level.precision == broken.precision
+            else level
+            for level in self._levels
+        )
+
+    def write(self, out: Path, rescans: int) -> None:
+        """One pass over all segments, into `out`."""
+        done = 0
 
         def advance(samples: int) -> None:
             nonlocal done
             done += samples
             self._progress(done, self._samples)
 
+        logits = self._samples * len(self._bundle.manifest.classes)
         line = Line(
             dataset=self._dataset,
             manifest=self._bundle.manifest,
-            forward=self._forward,
-            canonical=lambda: self._canonical,
-            guard=guard,
-            checks=self._checks,
+            levels=self._levels,
+            kernel=get_kernel("cpu" if logits >= COMPILED_FROM else "numpy"),
             batch_size=self._batch_size,
+            threads=self._lanes,
             options=self._options,
             progress=advance,
         )
+        sample_bytes = int(np.prod(self._dataset.sample_shape)) * self._dataset.dtype.itemsize
+        seen = _Seen(self._levels)
         with FindingsWriter(out, self._bundle, self._options) as writer:
-            for segment in plan_segments(
-                self._samples, self._dataset.block_rows, self._sample_size
-            ):
-                found = scan_segment(line, segment)
-                checked += found.checked
-                disagreement = max(disagreement, found.disagreement)
-                writer.append(found)
-            engine = self._describe(guard, rescans, checked, disagreement)
-            writer.finish(self._dataset, engine)
+            for segment in plan_segments(self._samples, self._dataset.block_rows, sample_bytes):
+                for part in scan_segment(line, self._canonical, segment):
+                    seen.add(part)
+                    writer.append(part)
+            writer.finish(self._dataset, self._describe(seen, rescans))
 
-    def _describe(
-        self, guard: Guard, rescans: int, checked: int, disagreement: float
-    ) -> dict[str, Any]:
+    def _describe(self, seen: _Seen, rescans: int) -> dict[str, Any]:
         """How the scan was done, for the findings' attribute `engine`."""
+        single = self._levels[-1]
         return {
             "device": self._options.device,
-            "precision": "float32",
-            "batch_size": self._batch_size,
+            "precision": self._levels[0].precision,
+            "batch_size": self._batch_size.best,
             "threads": self._threads,
-            "guard": guard.value,
-            "guard_logit_scale": guard.logit_scale,
+            "guard": single.guard.value,
+            "guard_logit_scale": single.guard.logit_scale,
             "guard_at_export": self._bundle.guard.value,
-            "max_disagreement": disagreement,
+            "max_disagreement": seen.disagreement,
             "rescans": rescans,
-            "checked": checked,
-            # Of n random samples none was a near tie that the fast pass had missed: with 95 %
-            # confidence at most 3/n of those not proposed are (rule of three).
-            "miss_rate_bound": 3 / checked if checked else None,
+            "checked": seen.checked[-1],
+            "miss_rate_bound": _rule_of_three(seen.checked[-1]),
+            "levels": [
+                {
+                    "precision": level.precision,
+                    "guard": level.guard.value,
+                    "passed_on": passed,
+                    "checked": checked,
+                    "miss_rate_bound": _rule_of_three(checked),
+                }
+                for level, passed, checked in zip(
+                    self._levels, seen.passed_on, seen.checked, strict=True
+                )
+            ],
             "versions": {name: version(name) for name in ("torch", "numpy", "h5py")}
-            | self._forward.version,
+            | single.forward.version,
         }
+
+
+def _rule_of_three(checked: int) -> float | None:
+    """Of n random samples none was missed: with 95 % confidence at most 3/n of all are."""
+    return 3 / checked if checked else None
+
+
+class _Seen:
+    """What is counted of how the levels did."""
+
+    def __init__(self, levels: tuple[Level, ...]) -> None:
+        self.disagreement = 0.0
+        self.passed_on = [0] * len(levels)
+        self.checked = [0] * len(levels)
+
+    def add(self, part: SegmentFindings) -> None:
+        """Count a part in."""
+        self.disagreement = max(self.disagreement, part.disagreement)
+        self.passed_on = [a + b for a, b in zip(self.passed_on, part.passed_on, strict=True)]
+        self.checked = [a + b for a, b in zip(self.checked, part.checked, strict=True)]

@@ -136,10 +136,17 @@ def _kinds(block: Any) -> set[str]:
 
 @contextmanager
 def plain_execution() -> Iterator[None]:
-    """Run TorchScript operator by operator, without its profiling executor.
+    """Run TorchScript operator by operator, without its profiling executor, on this thread.
 
     The profiling executor rewrites a graph after its first calls and splits its autograd off into
     pieces of its own; operator by operator the gradients are eager PyTorch's from the first call.
     """
-    with profiling_execution(), optimized_execution(False):
+    with profiling_execution(), operator_by_operator():
+        yield
+
+
+@contextmanager
+def operator_by_operator() -> Iterator[None]:
+    """As `plain_execution`, but leaves warnings alone, whose filters all threads share."""
+    with optimized_execution(False):
         yield

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from audit.bundle import MANIFEST, Bundle, load_bundle
+from audit.dataset import Dataset
 
 ART = Path(__file__).parent / "data" / "art"
 BATCH = 500
@@ -106,17 +107,26 @@ def art_network() -> nn.Module:
     return model.eval()
 
 
-def with_onnx(bundle: Bundle, out: Path, onnx_bytes: bytes) -> Bundle:
+def with_onnx(
+    bundle: Bundle, out: Path, onnx_bytes: bytes, file: str = "model.onnx", **changes: Any
+) -> Bundle:
     """A copy of the bundle with another ONNX file that its manifest vouches for."""
     out.mkdir()
     manifest = bundle.manifest
     record = replace(
-        manifest.files["model.onnx"],
+        manifest.files[file],
         sha256=hashlib.sha256(onnx_bytes).hexdigest(),
         size=len(onnx_bytes),
     )
-    changed = replace(manifest, files={**manifest.files, "model.onnx": record})
+    changed = replace(manifest, files={**manifest.files, file: record}, **changes)
     for name in manifest.files:
-        (out / name).write_bytes(onnx_bytes if name == "model.onnx" else bundle.read(name))
+        (out / name).write_bytes(onnx_bytes if name == file else bundle.read(name))
     (out / MANIFEST).write_text(changed.to_json())
     return load_bundle(out)
+
+
+def read(dataset: Dataset, span: range) -> NDArray[Any]:
+    """These samples, the way that a scan reads them."""
+    out = np.empty((len(span), *dataset.sample_shape), dtype=dataset.dtype)
+    dataset.read_into(out, span.start)
+    return out

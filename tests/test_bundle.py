@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT, Bundle, load_bundle
+from audit.bundle import MANIFEST, ONNX, ONNX_INT8, PT2, TORCHSCRIPT, Bundle, Int8, load_bundle
 from audit.errors import BundleError, BundleNotFoundError
+from audit.guard import QUANTISED_SAFETY, Guard
 
 
 @pytest.fixture
@@ -50,6 +51,55 @@ def test_manifest_round_trip(mnist_bundle: Bundle, copied: Path) -> None:
     assert loaded.manifest == manifest
     assert loaded.manifest.to_json() == manifest.to_json()
     assert loaded.path == copied
+
+
+QUANTISED = Int8(
+    method="entropy",
+    activations="uint8",
+    weights="int8",
+    per_channel=True,
+    reduce_range=True,
+    layers_only=False,
+    float_nodes=("node_Conv_51", "ünïcode"),
+    source="data.h5",
+    samples=512,
+    held_out=2048,
+    raw_range=(-1.5, 250.0),
+    disagreement={"0.5": 0.1, "1": 0.25},
+    logit_scale=7.5,
+    guard=0.375,
+    proposed={"0.01": 0.0, "0.1": 0.007},
+    speedup=1.25,
+)
+
+
+@pytest.fixture
+def with_int8(mnist_bundle: Bundle, copied: Path) -> Path:
+    """As `copied`, with a file for the quantised graph and a record of it."""
+    manifest = mnist_bundle.manifest
+    (copied / ONNX_INT8).write_bytes(mnist_bundle.read(ONNX))
+    files = {**manifest.files, ONNX_INT8: manifest.files[ONNX]}
+    (copied / MANIFEST).write_text(replace(manifest, files=files, int8=QUANTISED).to_json())
+    return copied
+
+
+def test_quantised_graph_round_trip(with_int8: Path) -> None:
+    bundle = load_bundle(with_int8)
+    assert bundle.manifest.int8 == QUANTISED
+    assert load_bundle(with_int8).manifest.to_json() == (with_int8 / MANIFEST).read_text()
+    assert bundle.int8_guard == Guard(0.375, 7.5, QUANTISED_SAFETY)
+    assert bundle.read(ONNX_INT8) == bundle.read(ONNX)
+    flip(with_int8 / ONNX_INT8, 100)
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        bundle.read(ONNX_INT8)
+    (with_int8 / ONNX_INT8).unlink()
+    assert refusal(with_int8).startswith(f"{with_int8 / ONNX_INT8}: missing; ")
+
+
+def test_without_quantised_graph(mnist_bundle: Bundle) -> None:
+    assert mnist_bundle.manifest.int8 is None
+    assert mnist_bundle.int8_guard is None
+    assert '"int8"' not in mnist_bundle.manifest.to_json()
 
 
 def test_files_as_recorded(mnist_bundle: Bundle) -> None:
@@ -146,6 +196,53 @@ def test_broken_manifest(name: str, copied: Path) -> None:
     assert expected in message
 
 
+TOGETHER = "the file model.int8.onnx and the record 'int8' go together"
+BROKEN_INT8: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "record alone": (at("files", ONNX_INT8), TOGETHER),
+    "file alone": (at("int8"), TOGETHER),
+    "null": (at("int8", value=None), "int8: expected dict, got NoneType"),
+    "a list": (at("int8", value=[]), "int8: expected dict, got list"),
+    "empty": (at("int8", value={}), "method: expected str, got NoneType"),
+    "method": (at("int8", "method", value="luck"), "method 'luck', expected minmax, percentile"),
+    "activations": (at("int8", "activations", value="float"), "activations 'float', expected ui"),
+    "weights": (at("int8", "weights", value="uint8"), "weights 'uint8', expected int8"),
+    "per channel": (at("int8", "per_channel", value=1), "per_channel: expected bool, got int"),
+    "range": (at("int8", "reduce_range", value="no"), "reduce_range: expected bool, got str"),
+    "layers": (at("int8", "layers_only"), "layers_only: expected bool, got NoneType"),
+    "nodes": (at("int8", "float_nodes", value="a"), "float_nodes: expected list, got str"),
+    "numbered nodes": (at("int8", "float_nodes", value=[1]), "float_nodes: expected str, got int"),
+    "no source": (at("int8", "source"), "source: expected str, got NoneType"),
+    "samples": (at("int8", "samples", value=-1), "samples: expected a count, got -1"),
+    "held out": (at("int8", "held_out", value=1.5), "held_out: expected int, got float"),
+    "one end": (at("int8", "raw_range", value=[1]), "expected the smallest and largest value, go"),
+    "ends": (at("int8", "raw_range", value=[2, 1]), "expected the smallest and largest value, got"),
+    "quantiles": (at("int8", "disagreement", value=[0.1]), "disagreement: expected dict, got lis"),
+    "quantile": (at("int8", "disagreement", value={"a": 1}), "disagreement: expected numbers abo"),
+    "quantile NaN": (
+        at("int8", "disagreement", value={"nan": 1}),
+        "disagreement: expected numbers",
+    ),
+    "negative": (at("int8", "disagreement", value={"1": -1}), "disagreement: expected numbers abo"),
+    "no number": (at("int8", "proposed", value={"0.1": "1"}), "0.1: expected a number, got str"),
+    "negative eps": (at("int8", "proposed", value={"-1": 1}), "proposed: expected numbers above 0"),
+    "scale 0": (at("int8", "logit_scale", value=0), "logit_scale: expected a number above 0"),
+    "guard 0": (at("int8", "guard", value=0), "guard: expected a number above 0, got 0"),
+    "guard NaN": (at("int8", "guard", value=float("nan")), "NaN is not a number"),
+    "no guard": (at("int8", "guard"), "guard: expected a number, got NoneType"),
+    "speed": (at("int8", "speedup", value=0), "speedup: expected a number above 0, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_INT8)
+def test_broken_record_of_the_quantised_graph(name: str, with_int8: Path) -> None:
+    change, expected = BROKEN_INT8[name]
+    (with_int8 / MANIFEST).write_text(json.dumps(change(document_of(with_int8))))
+    message = refusal(with_int8)
+    assert message.startswith(f"{with_int8 / MANIFEST}: ")
+    assert message.endswith("; export the model again")
+    assert expected in message
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -171,6 +268,8 @@ JSON = st.recursive(
     max_leaves=5,
 )
 DOCUMENT = document_of(load_bundle("mnist").path)
+DOCUMENT["int8"] = json.loads(json.dumps(asdict(QUANTISED)))
+DOCUMENT["files"][ONNX_INT8] = DOCUMENT["files"][ONNX]
 PLACES: list[tuple[str | int, ...]] = [
     *((key,) for key in DOCUMENT),
     *((key, inner) for key, part in DOCUMENT.items() if isinstance(part, dict) for inner in part),
@@ -185,7 +284,7 @@ def test_any_value_anywhere_loads_or_is_one_error(
 ) -> None:
     bundle = tmp_path_factory.getbasetemp() / "hostile"
     bundle.mkdir(exist_ok=True)
-    for name in (ONNX, TORCHSCRIPT, PT2):
+    for name in (ONNX, ONNX_INT8, TORCHSCRIPT, PT2):
         (bundle / name).touch()
     document = at(*place, value=value)(json.loads(json.dumps(DOCUMENT)))
     (bundle / MANIFEST).write_text(json.dumps(document))

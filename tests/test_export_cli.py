@@ -22,9 +22,11 @@ from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT, Bundle, load_bundle
 from audit.bundle_writer import write_bundle
 from audit.cli import main
 from audit.errors import BundleError, OptionError, OutputError, ParityError
-from audit.exporting import PARITY_BYTES, Samples, prove_parity
+from audit.folding import RawGraphs
 from audit.gradients import Canonical
 from audit.guard import SAFETY
+from audit.parity import prove_parity
+from audit.samples import PARITY_BYTES, Samples
 from audit.torchscript import module_from_torchscript, profiling_execution
 from conftest import Run
 from oracles import write_dataset
@@ -147,15 +149,17 @@ def test_parity_failure_is_exit_code_1(folder: Path, run_audit: Run) -> None:
 def test_disturbed_onnx_weights_are_found(mnist_bundle: Bundle) -> None:
     preprocess = mnist_bundle.manifest.preprocess
     samples = Samples(preprocess.random_raw(32, np.random.default_rng(0)), "random", preprocess)
-    files = {name: mnist_bundle.read(name) for name in (ONNX, TORCHSCRIPT)}
-    good = prove_parity(files, samples)
+    canonical = Canonical(
+        mnist_bundle.read(TORCHSCRIPT), device="cpu", threads=2, source=TORCHSCRIPT
+    )
+    good = prove_parity(RawGraphs(mnist_bundle.read(ONNX), None), canonical, samples).parity
     assert good.max_logit_difference < 1e-4 * good.logit_scale
-    model = onnx.load_from_string(files[ONNX])
+    model = onnx.load_from_string(mnist_bundle.read(ONNX))
     weights = max(model.graph.initializer, key=lambda each: int(np.prod(each.dims)))
     values = numpy_helper.to_array(weights)
     weights.CopyFrom(numpy_helper.from_array(values * np.float32(1.02), weights.name))
     with pytest.raises(ParityError, match="on 32 random samples") as caught:
-        prove_parity({**files, ONNX: model.SerializeToString()}, samples)
+        prove_parity(RawGraphs(model.SerializeToString(), None), canonical, samples)
     assert caught.value.exit_code == 1
 
 

@@ -22,11 +22,12 @@ import audit
 from audit.bundle import Bundle
 from audit.dataset import Dataset
 from audit.errors import FindingsError, NotRecordedError
+from audit.fast_pass import MARGIN_EDGES
 from audit.findings import Findings, load_findings
 from audit.findings_writer import ROWS, FindingsWriter
 from audit.info import info
 from audit.options import ScanOptions
-from audit.segment import MARGIN_EDGES, SegmentFindings
+from audit.segment import SegmentFindings
 
 # Attribute of Findings → name in the file.
 ARRAYS = {
@@ -65,7 +66,8 @@ def segment(rng: np.random.Generator, start: int, flagged: int, scanned: int) ->
         correct=scanned - 5,
         scan_margin=rng.random(scanned, dtype=np.float32),
         scan_classes=rng.integers(0, 10, (scanned, 2), dtype=np.int32),
-        checked=0,
+        passed_on=(0,),
+        checked=(0,),
         disagreement=0.0,
     )
 

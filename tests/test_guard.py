@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import audit
+import audit_kernels
 from audit.bundle import ONNX, Bundle
 from audit.guard import FLOOR, INCOMPARABLE, SAFETY, Guard
 from oracles import all_logits, arrays, art_network, expected_near_ties, with_onnx, write_dataset
@@ -65,7 +66,7 @@ def test_noise_below_the_guard_changes_nothing(
 ) -> None:
     bundle, honest = art
     rng = np.random.default_rng(0)
-    size = bundle.guard.value / 400
+    size = bundle.guard.value / 10_000  # the folded weights meet raw values up to 255
     noisy = with_onnx(
         bundle,
         tmp_path / "noisy",
@@ -148,6 +149,10 @@ def test_the_guard_grows_with_the_logits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.index, expected)
 
 
+def _top2(logits: NDArray[np.float32]) -> audit_kernels.Top2:
+    return audit_kernels.get("reference")(logits, classes=False)
+
+
 def test_guard_follows_from_the_disagreement() -> None:
     exact = np.array([[5.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
     fast = exact.astype(np.float32) + np.array([[0, 0, 0.5], [0, 0, 0]], np.float32)
@@ -155,9 +160,9 @@ def test_guard_follows_from_the_disagreement() -> None:
     assert Guard.measured(exact.astype(np.float32), exact) == Guard(FLOOR * 5.0, 5.0)
     guard = Guard(1e-4, 5.0)
     assert guard.widened(1.0).value == SAFETY
-    logits = [[1, 2, 0], [-1e9, 3, 50], [np.nan, 1, 0], [np.inf, 0, 0]]
-    np.testing.assert_allclose(guard.of(np.array(logits, np.float32)) / 1e-4, [1, 10, 1, 1])
-    assert guard.of(np.array(logits[:1], np.float32)) == guard.value
+    logits = np.array([[1, 2, 0], [-1e9, 3, 50], [np.nan, 1, 0], [np.inf, 0, 0]], np.float32)
+    np.testing.assert_allclose(guard.of(_top2(logits)) / 1e-4, [1, 10, 1, 1])
+    assert guard.of(_top2(logits[:1])) == guard.value
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,9 @@ def test_guard_follows_from_the_disagreement() -> None:
     [
         pytest.param([1, 2, 0], [1.5, 2, 0], 0.5, id="margin"),
         pytest.param([1, 2, 0], [1, 2, -0.25], 0.25, id="a class outside the top-2"),
-        pytest.param([2, 3, 0], [1, 2, 0], 1.0, id="all by as much"),
+        pytest.param([2, 3, 0], [1, 2, 0], 1.0, id="another class than the top-2"),
+        pytest.param([2, 3, 0], [1, 2, -1], 0.0, id="all by as much"),
+        pytest.param([3, 1, 0], [0, 1, -3], 3.0, id="another class is the largest"),
         pytest.param([0, 20, 0], [0, 21, 0], 0.5, id="twice the scale"),
         pytest.param([0, 1, -1e9], [0, 1, -1e9 - 64], 6.4e-8, id="a masked class"),
         pytest.param([np.nan, 0, 1], [0, 0, 1], 0.0, id="proposed anyhow"),

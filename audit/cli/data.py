@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from audit.mnist import MIRRORS, SPLITS, write_mnist
+from audit.options import SPLITS
 
 
 @click.group()
@@ -22,6 +22,8 @@ def mnist(
     source: str | None, split: str, download: bool, mirrors: tuple[str, ...], out: str
 ) -> None:
     """Write MNIST: by default the 10,000-image test split that ships with this program."""
+    from audit.mnist import MIRRORS, write_mnist
+
     count = write_mnist(
         out, split=split, source=source, download=download, mirrors=mirrors or MIRRORS
     )

@@ -65,6 +65,8 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 @click.option("--classes", metavar="NAMES", help="a,b,c or a text file with a name a line.")
 @click.option("--parity-data", metavar="DATA.h5", help="Prove parity on its samples.")
 @click.option("--pt2", is_flag=True, help="Also write model.pt2 (torch.export).")
+@click.option("--int8", is_flag=True, help="Also write model.int8.onnx, which scans may use.")
+@click.option("--calibration", metavar="DATA.h5", help="Quantise by its samples, with --int8.")
 @click.option("-o", "--out", metavar="BUNDLE", required=True, help="Directory of the bundle.")
 def export(
     factory: str, out: str, weights: str | None, classes: str | None, **options: Any
@@ -80,6 +82,15 @@ def export(
     bundle = audit.export(model, out, weights=weights, classes=names, **options)
     manifest, parity = bundle.manifest, bundle.manifest.parity
     raw = manifest.preprocess
+    int8 = manifest.int8
+    quantised = (
+        ""
+        if int8 is None
+        else (
+            f"int8      {int8.held_out} {int8.source} samples: guard {int8.guard:.2g}, "
+            f"{int8.proposed['0.1']:.2%} proposed at eps 0.1, {int8.speedup:.2g} times as fast\n"
+        )
+    )
     echo_lines(
         f"raw       {raw.raw_dtype} {raw.raw_layout} {raw.raw_shape}\n"
         f"input     {raw.input_shape}: raw · {raw.scale:.6g} + {raw.offset:g}, then "
@@ -88,6 +99,7 @@ def export(
         f"parity    {parity.samples} {parity.source} samples: max |Δlogit| "
         f"{parity.max_logit_difference:.2g}, max |Δmargin| {parity.max_margin_difference:.2g}, "
         f"top-1 differs in {parity.top1_disagreements}; guard {parity.guard:.2g}\n"
+        f"{quantised}"
         f"bundle    {out} ({', '.join(manifest.files)})"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -21,4 +20,6 @@ def echo_lines(text: str) -> None:
 
 def echo_json(document: dict[str, Any]) -> None:
     """Print one JSON object."""
+    import json
+
     click.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -1,0 +1,69 @@
+"""How many samples a forward call takes: what is fastest is found while scanning.
+
+Small networks are fastest where a batch's numbers stay in the cache, linear ones with large
+batches, large ones with any. The first batches of a scan try the sizes; nothing is computed twice,
+and a sample's logits don't depend on its batch.
+"""
+
+from __future__ import annotations
+
+import threading
+
+SIZES = (8, 32, 128, 512, 2048)
+MAX_BYTES = 8 * 2**20  # of float32 input; activations are a multiple of it
+MAX_SECONDS = 0.2  # no size is tried whose batch would take longer: the scan is to stop promptly
+TRIES = 3  # the first of a size allocates
+SAME = 1.03  # of the fastest's time is as good: fewer batches are less work around them
+SMALLEST = 8  # fewer are not left over for a batch of their own
+
+
+class BatchSize:
+    """The size of the next batch; may be asked from several threads at once."""
+
+    def __init__(self, input_size: int, most: int, given: int | None = None) -> None:
+        """Start with the smallest.
+
+        Args:
+            input_size: Numbers in the network's input.
+            most: Samples of a block, which no batch exceeds.
+            given: The user's choice, which ends the search.
+        """
+        fitting = min(most, max(1, MAX_BYTES // (4 * input_size)))
+        self._sizes = [given] if given else [min(size, fitting) for size in SIZES]
+        self._given = given is not None
+        self._seconds: dict[int, list[float]] = {}  # a sample
+        self._lock = threading.Lock()
+        self._trying = 0
+        self.best = self._sizes[0]
+
+    def __call__(self, rest: int) -> int:
+        """Samples of the next batch, of the `rest` of a block."""
+        size = self._sizes[self._trying] if self._searching else self.best
+        if self._given:
+            return min(size, rest)
+        return rest if rest < size + SMALLEST else size
+
+    @property
+    def _searching(self) -> bool:
+        return len(self._sizes) > 1 and self._trying < len(self._sizes)
+
+    def record(self, size: int, seconds: float) -> None:
+        """A batch of this size took so long."""
+        if not self._searching:
+            return
+        with self._lock:
+            if not self._searching or size != self._sizes[self._trying]:
+                return
+            times = self._seconds.setdefault(size, [])
+            times.append(seconds / size)
+            if len(times) < TRIES:
+                return
+            fastest = min(min(times) for times in self._seconds.values())
+            self.best = max(
+                size for size, times in self._seconds.items() if min(times) <= SAME * fastest
+            )
+            self._trying += 1
+            if self._searching:
+                following = self._sizes[self._trying]
+                if following == size or following * min(times) > MAX_SECONDS:
+                    self._trying = len(self._sizes)

@@ -1,0 +1,155 @@
+"""Which graphs of a bundle scan, and with which guards: measured on the data and the machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.bundle import ONNX, ONNX_INT8, Bundle
+from audit.dataset import Dataset
+from audit.errors import OptionError
+from audit.fast_pass import Level, outside, proposed_by_data
+from audit.forward import Forward
+from audit.guard import Guard, margin
+from audit.options import ScanOptions
+
+CHECKS = 256  # samples a scan that are decided though they weren't proposed
+# Samples that are computed in float32 though the quantised graph didn't propose them: one in a
+# hundred costs less than that, and a few thousand bound what is missed to 0.1 %.
+QUANTISED_CHECKS = (256, 4096)
+SHARE_CHECKED = 0.01
+SEED = 0
+TRIAL = (64, 512)  # samples that a choice is made by, at least and at most
+SHARE_TRIED = 0.0025  # of all samples: twice that many forward calls
+TRIAL_BATCH = 32
+SPANS = 4  # places that the trial's samples are read from
+WORTH = 0.95  # of float32's time: less gain than that is noise
+
+
+class Trial(NamedTuple):
+    """Both graphs on a few samples of the dataset, on this machine.
+
+    Attributes:
+        guard: The quantised graph's: the exported one, or a wider one where that doesn't hold here.
+        proposed: Share of the samples that it proposes.
+        quantised_seconds: Of one sample on one thread.
+        single_seconds: The same of the float32 graph.
+    """
+
+    guard: Guard
+    proposed: float
+    quantised_seconds: float
+    single_seconds: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the cascade is faster than the float32 graph alone."""
+        again = (self.proposed + SHARE_CHECKED) * self.single_seconds
+        return self.quantised_seconds + again < WORTH * self.single_seconds
+
+
+def choose_levels(
+    bundle: Bundle, dataset: Dataset, options: ScanOptions, samples: int
+) -> tuple[Level, ...]:
+    """The cascade: the float32 graph alone, or behind the quantised one.
+
+    Args:
+        bundle: Where the graphs are.
+        dataset: To be scanned.
+        options: Precision and device.
+        samples: How many will be scanned.
+
+    Raises:
+        OptionError: int8 was asked for, and the bundle has no such graph.
+        BundleError: A graph can't be run.
+        DeviceError: The device can't be had.
+    """
+    rng = np.random.default_rng(SEED)
+    single = Level("float32", _forward(bundle, ONNX, options), bundle.guard,
+                   _drawn(rng, samples, CHECKS))  # fmt: skip
+    exported, record = bundle.int8_guard, bundle.manifest.int8
+    if options.precision == "float32":
+        return (single,)
+    if options.precision == "auto" and (
+        exported is None or options.keep_all or options.device != "cpu"
+    ):
+        # What every sample's margin is recorded of should be as exact as the scan can be.
+        return (single,)
+    if exported is None or record is None:
+        raise OptionError(
+            f"--precision int8: the bundle {bundle.manifest.name!r} has no {ONNX_INT8}; export it "
+            "with --int8 --calibration DATA.h5, or leave --precision out"
+        )
+    forward = _forward(bundle, ONNX_INT8, options)
+    raw = _few(dataset, samples)
+    trial = _try(forward, single.forward, exported, raw, record.raw_range, options.eps)
+    if options.precision == "auto" and not trial.pays:
+        return (single,)
+    least, most = QUANTISED_CHECKS
+    count = min(max(int(samples * SHARE_CHECKED), least), most)
+    return (
+        Level("int8", forward, trial.guard, _drawn(rng, samples, count), record.raw_range),
+        single,
+    )
+
+
+def _forward(bundle: Bundle, name: str, options: ScanOptions) -> Forward:
+    # One thread within an operator: the scan's own threads each compute a batch.
+    return Forward(
+        bundle.read(name), device=options.device, threads=1, source=str(bundle.path / name)
+    )
+
+
+def _drawn(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.int64]:
+    """Random positions, ascending."""
+    return np.sort(rng.choice(samples, min(count, samples), replace=False))
+
+
+def _few(dataset: Dataset, samples: int) -> NDArray[np.generic]:
+    """Samples for the trial, from places all over the dataset."""
+    least, most = TRIAL
+    each = min(max(int(samples * SHARE_TRIED), least), most, samples) // SPANS or 1
+    spread = np.linspace(0, samples - each, SPANS).astype(np.int64)
+    raw = np.empty((len(spread) * each, *dataset.sample_shape), dtype=dataset.dtype)
+    for place, start in enumerate(spread.tolist()):
+        dataset.read_into(raw[place * each : (place + 1) * each], start)
+    return raw
+
+
+def _try(
+    quantised: Forward,
+    single: Forward,
+    exported: Guard,
+    raw: NDArray[np.generic],
+    raw_range: tuple[float, float],
+    eps: float,
+) -> Trial:
+    fast, exact = _timed(quantised, raw), _timed(single, raw)
+    far = outside(raw, raw_range) | proposed_by_data(raw)
+    logits, again = fast.logits[~far], exact.logits[~far]
+    guard = exported
+    if exported.disagreement(logits, again).max(initial=0) > exported.value:
+        here = Guard.measured(logits, again.astype(np.float64), exported.safety)
+        guard = replace(here, value=max(here.value, exported.value))
+    proposed = far | ~(margin(fast.logits) >= eps + guard.value)
+    return Trial(guard, float(proposed.mean()), fast.seconds, exact.seconds)
+
+
+class _Timed(NamedTuple):
+    logits: NDArray[np.float32]
+    seconds: float  # a sample
+
+
+def _timed(forward: Forward, raw: NDArray[np.generic]) -> _Timed:
+    forward.logits(raw[:1])  # allocates
+    parts, seconds = [], []
+    for start in range(0, len(raw), TRIAL_BATCH):
+        batch = raw[start : start + TRIAL_BATCH]
+        started = time.perf_counter()
+        parts.append(forward.logits(batch))
+        seconds.append((time.perf_counter() - started) / len(batch))
+    return _Timed(np.concatenate(parts), min(seconds))

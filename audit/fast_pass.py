@@ -1,0 +1,309 @@
+"""The fast pass of a segment: read, forward, margin, propose.
+
+It may be off by its guard and still not lose a near tie, since it only proposes: every sample whose
+margin is below ε + guard goes on. With a quantised graph it is a cascade: that graph proposes
+within its wide guard, the float32 graph computes those samples again and narrows within its tiny
+one. At each level a few samples that weren't proposed go on as well, drawn at random from the whole
+dataset, so that a guard that doesn't hold is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit import lanes
+from audit.batch_size import BatchSize
+from audit.bundle import Manifest
+from audit.dataset import Dataset
+from audit.decide import GuardBroken, Kept
+from audit.errors import BundleError
+from audit.forward import Forward
+from audit.guard import Guard
+from audit.options import ScanOptions
+from audit_kernels import Kernel, Top2
+
+NO_CLASS = -1  # of samples whose logits aren't finite
+# 0, then ten bins a decade: wide enough for any logits, and the same for every scan, so that
+# histograms of two nights can be subtracted.
+MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-6, 6, 121)])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Samples `start` to `stop`."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """A graph of the cascade.
+
+    Attributes:
+        precision: "int8" or "float32".
+        forward: Runs the graph.
+        guard: How far its margins may be off: those of the last level from the canonical ones,
+            those of the level before it from the last.
+        checks: Ascending positions of the samples that go on though they aren't proposed, int64.
+        raw_range: Smallest and largest stored value that the guard was measured with; samples with
+            values outside are proposed. None: any value will do.
+    """
+
+    precision: str
+    forward: Forward
+    guard: Guard
+    checks: NDArray[np.int64]
+    raw_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """What every segment passes through; the same for all of a scan.
+
+    Attributes:
+        dataset: Where samples come from.
+        manifest: What the bundle says of its input and classes.
+        levels: The cascade, widest guard first.
+        kernel: `top2_margin`.
+        batch_size: Of the first level.
+        threads: That read and compute.
+        options: The scan's options.
+        progress: Called with the number of samples that passed the fast pass.
+    """
+
+    dataset: Dataset
+    manifest: Manifest
+    levels: tuple[Level, ...]
+    kernel: Kernel
+    batch_size: BatchSize
+    threads: int
+    options: ScanOptions
+    progress: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the fast pass knows of a block.
+
+    Attributes:
+        samples: In the block.
+        kept: What goes on to the canonical evaluation.
+        margin_counts: Histogram of all finite margins over `MARGIN_EDGES`, int64.
+        correct: Labelled samples that aren't kept and are classified as labelled.
+        rescored: Samples that a quantised graph proposed.
+        checked: Samples that go on from a quantised graph though it hadn't proposed them.
+        margin: Every sample's margin, float32; empty without `keep_all`.
+        classes: Every sample's top-2, int32; empty without `keep_all`.
+    """
+
+    samples: int
+    kept: Kept
+    margin_counts: NDArray[np.int64]
+    correct: int
+    rescored: int
+    checked: int
+    margin: NDArray[np.float32]
+    classes: NDArray[np.int32]
+
+
+def fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> Iterator[Passed]:
+    """The blocks of a segment, in order.
+
+    Args:
+        line: What each passes through.
+        segment: Which samples.
+        labels: Theirs; -1 where unknown, int64.
+
+    Raises:
+        GuardBroken: The quantised graph is off by more than its guard.
+        DatasetError: The stored bytes are damaged.
+        BundleError: A graph of the bundle fails on the data.
+    """
+    own_pass = _HostPass(line) if line.options.device == "cpu" else _device_pass(line)
+
+    def finish(span: range, raw: NDArray[Any], batches: list[Any]) -> Passed:
+        own = labels[span.start - segment.start : span.stop - segment.start]
+        return own_pass.finish(span, raw, batches, own)
+
+    work = lanes.Work(
+        row_shape=line.dataset.sample_shape,
+        dtype=line.dataset.dtype,
+        allocate=own_pass.allocate,
+        read_into=line.dataset.read_into,
+        forward=own_pass.forward,
+        finish=finish,
+        batch_size=line.batch_size,
+    )
+    blocks = [*line.dataset.blocks(segment.start, segment.stop, line.options.batch_size or 1)]
+    yield from lanes.run(work, blocks, line.threads, line.progress)
+
+
+class Pass(Protocol):
+    """What is done with the batches and blocks of a segment; see `audit.lanes.Work`."""
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A buffer for a block."""
+        ...
+
+    def forward(self, raw: NDArray[Any]) -> Any:
+        """The logits of a raw batch, wherever they are best kept."""
+        ...
+
+    def finish(
+        self, span: range, raw: NDArray[Any], batches: list[Any], labels: NDArray[np.int64]
+    ) -> Passed:
+        """From a block's logits to what it passes on."""
+        ...
+
+
+def _device_pass(line: Line) -> Pass:
+    from audit.device import DevicePass  # imports torch
+
+    return DevicePass(line, "cuda")
+
+
+class _HostPass:
+    """On the CPU, by numpy and the kernel."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        return np.empty(shape, dtype)
+
+    def forward(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        return _logits(self._line, self._line.levels[0], raw)
+
+    def finish(
+        self,
+        span: range,
+        raw: NDArray[Any],
+        batches: list[NDArray[np.float32]],
+        labels: NDArray[np.int64],
+    ) -> Passed:
+        logits = batches[0] if len(batches) == 1 else np.concatenate(batches)
+        return _finish(self._line, span, raw, logits, labels)
+
+
+def _finish(
+    line: Line,
+    span: range,
+    raw: NDArray[Any],
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> Passed:
+    """From the first level's logits of a block to what it passes on."""
+    top2 = _top2(line, logits)
+    proposed = _proposed(line, line.levels[0], raw, top2)
+    rescored = checked = 0
+    if len(line.levels) > 1:
+        quantised, single = line.levels
+        on = proposed | checks_in(quantised, span) | checks_in(single, span)
+        rows = np.flatnonzero(on)
+        rescored, checked = int(proposed.sum()), len(rows) - int(proposed.sum())
+        again = _rescored(line, quantised, single, raw[rows], logits[rows])
+        logits[rows] = again
+        top2_again = _top2(line, again)
+        top2 = _with_rows(top2, rows, top2_again)
+        proposed[rows] = _proposed(line, single, raw[rows], top2_again)
+    keep = proposed | checks_in(line.levels[-1], span)
+    where = np.flatnonzero(keep)
+    correct = 0
+    if line.dataset.has_labels:
+        # Of what isn't kept the margin is above 0, so that the largest logit is one class's.
+        of_label = np.take_along_axis(logits, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
+        correct = int(((of_label == top2.top) & (labels >= 0) & ~keep).sum())
+    margin = np.asarray(top2.margin, dtype=np.float32)
+    classes = np.empty((0, 2), dtype=np.int32)
+    if top2.classes is not None:
+        classes = np.where(np.isnan(margin)[:, None], NO_CLASS, top2.classes).astype(np.int32)
+    return Passed(
+        samples=len(span),
+        kept=Kept(span.start + where, raw[where], logits[where], proposed[where]),
+        margin_counts=np.histogram(np.minimum(margin, MARGIN_EDGES[-1]), MARGIN_EDGES)[0],
+        correct=correct,
+        rescored=rescored,
+        checked=checked,
+        margin=margin if line.options.keep_all else margin[:0],
+        classes=classes,
+    )
+
+
+def _logits(line: Line, level: Level, raw: NDArray[Any]) -> NDArray[np.float32]:
+    logits = level.forward.logits(raw)
+    expected = (len(raw), len(line.manifest.classes))
+    if logits.shape != expected:
+        raise BundleError(
+            f"bundle {line.manifest.name!r}: the ONNX graph gives logits of shape {logits.shape}; "
+            f"the manifest says {expected}. Export the model again"
+        )
+    return logits
+
+
+def _top2(line: Line, logits: NDArray[np.float32]) -> Top2:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return line.kernel(logits, classes=line.options.keep_all)
+
+
+def _proposed(line: Line, level: Level, raw: NDArray[Any], top2: Top2) -> NDArray[np.bool_]:
+    """Margin below ε + guard, or NaN, or NaN or infinity in the data.
+
+    What a graph makes of such data depends on the provider. Whatever the largest logit: of what is
+    nearly tied, `min_logit` is decided in float64 as well.
+    """
+    with np.errstate(invalid="ignore"):
+        near = np.asarray(~(top2.margin >= line.options.eps + level.guard.of(top2)))
+    return near | proposed_by_data(raw) | outside(raw, level.raw_range)
+
+
+def proposed_by_data(raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which samples (n, …) hold NaN or infinity."""
+    if raw.dtype.kind != "f" or np.isfinite(raw).all():
+        return np.zeros(len(raw), dtype=bool)
+    return np.asarray(~np.isfinite(raw).all(axis=tuple(range(1, raw.ndim))))
+
+
+def outside(raw: NDArray[Any], bounds: tuple[float, float] | None) -> NDArray[np.bool_]:
+    """Which samples (n, …) hold a value outside of these bounds."""
+    if bounds is None or (raw.min() >= bounds[0] and raw.max() <= bounds[1]):
+        return np.zeros(len(raw), dtype=bool)
+    flat = raw.reshape(len(raw), -1)
+    return np.asarray((flat.min(axis=1) < bounds[0]) | (flat.max(axis=1) > bounds[1]))
+
+
+def checks_in(level: Level, span: range) -> NDArray[np.bool_]:
+    """Which samples of a span go on from a level though they aren't proposed."""
+    first, last = np.searchsorted(level.checks, [span.start, span.stop])
+    checks = np.zeros(len(span), dtype=bool)
+    checks[level.checks[first:last] - span.start] = True
+    return checks
+
+
+def _rescored(
+    line: Line, quantised: Level, single: Level, raw: NDArray[Any], logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Float32 logits of what the quantised graph passed on, compared with its own."""
+    again = np.empty_like(logits)
+    size = line.batch_size.best
+    for start in range(0, len(raw), size):
+        again[start : start + size] = _logits(line, single, raw[start : start + size])
+    # The others are proposed whatever the quantised graph makes of them.
+    judged = ~(proposed_by_data(raw) | outside(raw, quantised.raw_range))
+    worst = float(quantised.guard.disagreement(logits[judged], again[judged]).max(initial=0))
+    if worst > quantised.guard.value:
+        raise GuardBroken(quantised.precision, worst)
+    return again
+
+
+def _with_rows(top2: Top2, rows: NDArray[np.int64], other: Top2) -> Top2:
+    """`top2` with the rows replaced by those of `other`."""
+    top2.margin[rows], top2.top[rows] = other.margin, other.top
+    if top2.classes is not None and other.classes is not None:
+        top2.classes[rows] = other.classes
+    return top2
