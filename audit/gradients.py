@@ -52,7 +52,15 @@ class Canonical:
     (parameters' `.grad`, torch's thread count, grad mode, autocast) is changed.
     """
 
-    def __init__(self, model: bytes, *, device: str, threads: int, source: str) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        device: str,
+        threads: int,
+        source: str,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
         """Load the module.
 
         Args:
@@ -60,6 +68,8 @@ class Canonical:
             device: Where gradients are computed: cpu, cuda or tensorrt (then cuda, too).
             threads: Batches computed at once on the CPU.
             source: Where the model came from, for messages.
+            between: Called after each batch, from the caller's thread; what it raises ends the
+                computation.
 
         Raises:
             BundleError: It isn't TorchScript that this torch can run.
@@ -73,6 +83,7 @@ class Canonical:
             )
         self._threads = threads
         self._source = source
+        self._between = between
         self._module = module_from_torchscript(model, source, self._device)
         self._alone = (
             self._module if self._device == "cpu" else module_from_torchscript(model, source, "cpu")
@@ -84,7 +95,7 @@ class Canonical:
         def compute(rows: slice) -> NDArray[np.float64]:
             return self._forward(self._module, x[rows], self._device)
 
-        return np.concatenate(_map(compute, _batches(x), self._device, self._threads))
+        return np.concatenate(self._map(compute, _batches(x), self._device))
 
     def logits_alone(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """As `logits`, each sample by itself on one thread of the CPU.
@@ -96,7 +107,7 @@ class Canonical:
         def compute(rows: slice) -> NDArray[np.float64]:
             return self._forward(self._alone, x[rows], "cpu")
 
-        return np.concatenate(_map(compute, _batches(x, most=1), "cpu", self._threads))
+        return np.concatenate(self._map(compute, _batches(x, most=1), "cpu"))
 
     def pair_gradients(
         self, x: NDArray[np.float32], classes: NDArray[np.int64], margin: NDArray[np.float64]
@@ -116,7 +127,7 @@ class Canonical:
         def compute(rows: slice) -> None:
             gradient[rows] = self._pair(x[rows], classes[rows])
 
-        _map(compute, _batches(x), self._device, self._threads)
+        self._map(compute, _batches(x), self._device)
         flat = gradient.reshape(len(x), 2, -1)
         difference = flat[:, 0] - flat[:, 1]
         size = np.sqrt(np.einsum("mki,mki->mk", flat, flat)).sum(axis=1)
@@ -155,34 +166,39 @@ class Canonical:
             raise BundleError(f"{self._source}: torch failed: {last_line(exc)}") from exc
         return logits
 
+    def _map(self, compute: Callable[[slice], T], batches: Iterable[slice], device: str) -> list[T]:
+        """`compute` of each batch; on the CPU as many at once as there are threads.
 
-def _map(
-    compute: Callable[[slice], T], batches: Iterable[slice], device: str, threads: int
-) -> list[T]:
-    """`compute` of each batch; on the CPU as many at once as there are threads.
+        Threads within an operator would wait for each other after each one: beside another busy
+        process that was seen to take a hundred times as long.
+        """
 
-    Threads within an operator would wait for each other after each one: beside another busy process
-    that was seen to take a hundred times as long.
-    """
+        def alone(rows: slice) -> T:
+            # What a thread must not take over from whoever started it.
+            with (
+                torch.inference_mode(False),
+                torch.autocast(device, enabled=False),
+                operator_by_operator(),
+            ):
+                return compute(rows)
 
-    def alone(rows: slice) -> T:
-        # What a thread must not take over from whoever started it.
-        with (
-            torch.inference_mode(False),
-            torch.autocast(device, enabled=False),
-            operator_by_operator(),
-        ):
-            return compute(rows)
+        def watched(results: Iterable[T]) -> Iterator[T]:
+            for result in results:
+                self._between()
+                yield result
 
-    before = torch.get_num_threads()
-    try:
-        with profiling_execution():
-            if device != "cpu":
-                return [alone(rows) for rows in batches]
-            with ThreadPoolExecutor(threads, initializer=_one_thread) as pool:
-                return list(pool.map(alone, batches))
-    finally:
-        torch.set_num_threads(before)
+        before = torch.get_num_threads()
+        try:
+            with profiling_execution():
+                if device != "cpu":
+                    return list(watched(map(alone, batches)))
+                pool = ThreadPoolExecutor(self._threads, initializer=_one_thread)
+                try:
+                    return list(watched(pool.map(alone, batches)))
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(before)
 
 
 def _one_thread() -> None:

@@ -73,6 +73,7 @@ class _Scan:
         self._bundle = bundle
         self._options = options
         self._progress = progress
+        self._done = 0
         self._threads = options.threads or available_threads()
         # On a GPU one thread copies while another computes.
         self._lanes = self._threads if options.device == "cpu" else max(2, self._threads)
@@ -96,6 +97,7 @@ class _Scan:
                 device=self._options.device,
                 threads=self._threads,
                 source=str(self._bundle.path / TORCHSCRIPT),
+                between=lambda: self._advance(0),  # who watches may stop the scan
             )
 
         pool = ThreadPoolExecutor(1, thread_name_prefix="audit-canonical")
@@ -117,13 +119,7 @@ class _Scan:
 
     def write(self, out: Path, rescans: int) -> None:
         """One pass over all segments, into `out`."""
-        done = 0
-
-        def advance(samples: int) -> None:
-            nonlocal done
-            done += samples
-            self._progress(done, self._samples)
-
+        self._done = 0
         logits = self._samples * len(self._bundle.manifest.classes)
         line = Line(
             dataset=self._dataset,
@@ -133,7 +129,7 @@ class _Scan:
             batch_size=self._batch_size,
             threads=self._lanes,
             options=self._options,
-            progress=advance,
+            progress=self._advance,
         )
         sample_bytes = int(np.prod(self._dataset.sample_shape)) * self._dataset.dtype.itemsize
         seen = _Seen(self._levels)
@@ -143,6 +139,10 @@ class _Scan:
                     seen.add(part)
                     writer.append(part)
             writer.finish(self._dataset, self._describe(seen, rescans))
+
+    def _advance(self, samples: int) -> None:
+        self._done += samples
+        self._progress(self._done, self._samples)
 
     def _describe(self, seen: _Seen, rescans: int) -> dict[str, Any]:
         """How the scan was done, for the findings' attribute `engine`."""

@@ -143,7 +143,7 @@ def test_segments_change_nothing(
         progress=lambda done, total: steps.append(done),
     )  # fmt: skip
     assert steps == sorted(steps)
-    assert 7 <= len(steps) <= 14  # seven segments of two blocks each
+    assert 7 <= len(set(steps)) <= 14  # seven segments of two blocks each
     assert steps[-1] == 2000
     _assert_equal_to_rounding(found, reference)
 
