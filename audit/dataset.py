@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from audit import hdf5
 from audit.bundle import Manifest
+from audit.dataset_names import DatasetNames
 from audit.errors import DatasetError, DatasetNotFoundError
 from audit.options import RAW_DTYPES
 from audit.storage import LibraryRows, Rows, rows_of
 
-IMAGE_NAMES = ("images", "x", "X", "data")
-LABEL_NAMES = ("labels", "y", "Y", "targets")
 BLOCK_BYTES = 2 * 2**20  # enough to amortise a call, little enough to stay in the cache
 LABELS_AT_ONCE = 4 * 2**20
 MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
 FINGERPRINT_SAMPLES = 8
 UNKNOWN_LABEL = -1
-SHOWN_NAMES = 8
 
 WHAT = "an HDF5 file with samples in a dataset 'images'"
 
@@ -75,9 +73,14 @@ class Dataset:
 
     def _inspect(self, images: str | None, labels: str | None) -> None:
         """Everything that the file says of itself, so that later only values are read."""
-        self.images_name, self._images = self._find_images(images)
+        names = DatasetNames(self._file, self.path, self._allow_external)
+        self.images_name, self._images = names.images(images)
         self._check_samples()
-        self.labels_name, self._labels = self._find_labels(labels)
+        named = names.labels(labels, self.images_name)
+        self.labels_name: str | None = named.name if named else None
+        self._labels: h5py.Dataset | None = named.dataset if named else None
+        if named:
+            self._check_labels(*named)
         self.audit_bundle = hdf5.text_attribute(self._file, "audit_bundle")
         self.sample_shape: tuple[int, ...] = self._images.shape[1:]
         self.dtype: np.dtype[Any] = self._images.dtype.newbyteorder("=")
@@ -230,94 +233,6 @@ class Dataset:
     def _error(self, message: str) -> DatasetError:
         return DatasetError(f"{self.path}: {message}")
 
-    def _open(self, name: str) -> h5py.Dataset | None:
-        """The dataset of that name, None where there is none; refused where it leads outside."""
-        if self._allow_external:
-            node = self._file.get(name)
-        else:
-            try:
-                node = hdf5.find_object(self._file, name)
-            except hdf5.LeadsOutsideError as exc:
-                raise self._error(f"{exc}; refused unless --allow-external is given") from exc
-        if not isinstance(node, h5py.Dataset):
-            link = self._file.get(name, getlink=True) if self._allow_external else None
-            if node is None and isinstance(link, h5py.ExternalLink):
-                raise self._error(f"{name!r} leads to {link.filename!r}, where it isn't found")
-            return None
-        try:
-            _ = node.dtype
-        except TypeError as exc:
-            raise self._error(f"{name!r} has a type that can't be read; expected numbers") from exc
-        outside = None if self._allow_external else hdf5.outside_source(node)
-        if outside:
-            raise self._error(f"{name!r} is {outside}; refused unless --allow-external is given")
-        return node
-
-    def _find_images(self, name: str | None) -> tuple[str, h5py.Dataset]:
-        if name is not None:
-            return name, self._named(name, "--images")
-        found = self._open("images")
-        if found is not None:
-            return "images", found
-        candidates = [path for path in self._paths() if path.rsplit("/", 1)[-1] in IMAGE_NAMES]
-        opened = {path: self._open(path) for path in candidates}
-        opened = {path: node for path, node in opened.items() if node is not None}
-        if len(opened) > 1:
-            raise self._error(
-                f"several datasets may hold the samples: {_quoted(opened)}. Name one with --images"
-            )
-        for path, node in opened.items():
-            return path, node
-        raise self._error(f"no dataset 'images'; {self._found()}. Name it with --images")
-
-    def _find_labels(self, name: str | None) -> tuple[str | None, h5py.Dataset | None]:
-        if name is not None:
-            found = self._named(name, "--labels")
-        else:
-            group = self.images_name.rpartition("/")[0]
-            first, *others = (f"{group}/{each}".lstrip("/") for each in LABEL_NAMES)
-            candidates = {first: self._open(first)}
-            if candidates[first] is None:
-                candidates = {path: self._open(path) for path in others}
-            opened = {path: node for path, node in candidates.items() if node is not None}
-            if len(opened) > 1:
-                raise self._error(
-                    f"several datasets may hold the labels: {_quoted(opened)}. "
-                    "Name one with --labels"
-                )
-            if not opened:
-                return None, None
-            name, found = opened.popitem()
-        self._check_labels(name, found)
-        return name, found
-
-    def _named(self, name: str, option: str) -> h5py.Dataset:
-        found = self._open(name)
-        if found is None:
-            raise self._error(f"no dataset {name!r}; {self._found()}. Name one with {option}")
-        return found
-
-    def _paths(self) -> list[str]:
-        """Names in the root and in the groups right under it; links out of the file are listed."""
-        paths: list[str] = []
-        for name in self._file:
-            paths.append(name)
-            if self._file.get(name, getclass=True, getlink=True) is h5py.HardLink:
-                node = self._file[name]
-                if isinstance(node, h5py.Group):
-                    paths.extend(f"{name}/{inner}" for inner in node)
-        return paths
-
-    def _found(self) -> str:
-        names = [path for path in self._paths() if self._is_local_dataset(path)]
-        return f"found {_quoted(names)}" if names else "the file holds no dataset"
-
-    def _is_local_dataset(self, path: str) -> bool:
-        try:
-            return isinstance(hdf5.find_object(self._file, path), h5py.Dataset)
-        except hdf5.LeadsOutsideError:
-            return False
-
     def _check_samples(self) -> None:
         name, images = self.images_name, self._images
         if images.dtype.kind not in "uif" or images.dtype.subdtype is not None:
@@ -365,9 +280,3 @@ class Dataset:
         oversized = hdf5.oversized_chunk(dataset)
         if oversized:
             raise self._error(f"{name!r} {oversized}. Store it in smaller chunks")
-
-
-def _quoted(names: Any) -> str:
-    names = list(names)
-    shown = ", ".join(repr(name) for name in names[:SHOWN_NAMES])
-    return f"{shown} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else shown
