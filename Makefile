@@ -6,7 +6,10 @@ VENV ?= .venv
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: scan test lint types bench clean
+# What make bench writes, and what make bench-compare reads beside BASE.
+NEW ?= .benchmarks/latest.json
+
+.PHONY: scan test lint types bench bench-compare clean
 
 scan: $(VENV)/.run mnist.h5
 	$(VENV)/bin/audit scan mnist.h5 --eps 0.1
@@ -25,7 +28,12 @@ types: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest benchmarks --benchmark-enable
+	mkdir -p $(dir $(NEW))
+	$(VENV)/bin/python -m pytest benchmarks --benchmark-enable --benchmark-json=$(NEW) --timeout=3600 -o faulthandler_timeout=0
+	PYTHONSAFEPATH= $(VENV)/bin/python -m benchmarks.table $(NEW)
+
+bench-compare: $(VENV)/.dev
+	PYTHONSAFEPATH= $(VENV)/bin/python -m benchmarks.compare $(or $(BASE),$(error BASE=path.json is missing: the earlier run)) $(NEW)
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

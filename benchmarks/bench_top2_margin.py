@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pytest_benchmark.fixture import BenchmarkFixture
 
 import audit_kernels
+from benchmarks.contest import Claim, Contest
 
 PEER = "torch.topk"
 GOALS = {(70_000, 10): 6.0, (8192, 1000): 5.0, (512, 50_257): 7.0}
@@ -65,48 +65,60 @@ def on_the_gpu(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return run
 
 
-def describe(benchmark: BenchmarkFixture, group: str, contestant: str, peer: str) -> None:
-    benchmark.group = group
-    benchmark.extra_info["contestant"] = contestant
-    benchmark.extra_info["peer"] = peer
+def title(shape: tuple[int, int], name: str, where: str = "") -> str:
+    return f"top-2 margins ({shape[0]:,}, {shape[1]:,}){where}, {name}"
+
+
+def assert_both(expected: NDArray[np.float32], ours: Any, peer: Any) -> None:
+    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(peer, expected)
 
 
 @every_shape
-@pytest.mark.parametrize("name", [PEER, "reference", "numpy", "cpu", "torch"])
-def test_top2_margin(benchmark: BenchmarkFixture, name: str, shape: tuple[int, int]) -> None:
-    describe(benchmark, f"top2_margin {shape}", name, PEER)
-    if name == "cpu":
-        benchmark.extra_info["goal"] = GOALS[shape]
+@pytest.mark.parametrize("name", ["reference", "numpy", "cpu", "torch"])
+def test_top2_margin(contest: Contest, name: str, shape: tuple[int, int]) -> None:
+    goal = GOALS[shape] if name == "cpu" else None
     logits, expected = work(shape)
-    function = on_arrays(name)
-    function(logits)  # compiles
-    np.testing.assert_array_equal(benchmark(function, logits), expected)
+    ours, peer = on_arrays(name), on_arrays(PEER)
+    ours(logits)  # compiles
+    claim = Claim(work=title(shape, name), against=PEER, goal=goal)
+    contest.run(claim, partial(ours, logits), partial(peer, logits), partial(assert_both, expected))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no cuda device")
 @every_shape
-@pytest.mark.parametrize("name", [PEER, "torch", "triton"])
-def test_top2_margin_on_a_gpu(
-    benchmark: BenchmarkFixture, name: str, shape: tuple[int, int]
-) -> None:
-    describe(benchmark, f"top2_margin {shape} on a GPU", name, PEER)
+@pytest.mark.parametrize("name", ["torch", "triton"])
+def test_top2_margin_on_a_gpu(contest: Contest, name: str, shape: tuple[int, int]) -> None:
     logits, expected = work(shape)
-    function, tensor = on_the_gpu(name), torch.from_numpy(logits).cuda()
-    function(tensor)  # compiles
-    np.testing.assert_array_equal(benchmark(function, tensor).cpu().numpy(), expected)
+    ours, peer, tensor = on_the_gpu(name), on_the_gpu(PEER), torch.from_numpy(logits).cuda()
+    ours(tensor)  # compiles
+    claim = Claim(work=title(shape, name, " on a GPU"), against=PEER)
+
+    def check(own: torch.Tensor, theirs: torch.Tensor) -> None:
+        assert_both(expected, own.cpu().numpy(), theirs.cpu().numpy())
+
+    contest.run(claim, partial(ours, tensor), partial(peer, tensor), check)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_batches_on_threads_of_their_own(benchmark: BenchmarkFixture, threads: int) -> None:
+def test_batches_on_threads_of_their_own(contest: Contest) -> None:
     """A thread that calls the kernel doesn't stop another one that does."""
-    describe(benchmark, f"top2_margin of {BATCHES} batches", f"{threads} threads", "1 threads")
     logits, expected = work((70_000, 10))
     kernel = audit_kernels.get("cpu")
     kernel(logits, classes=False)  # compiles
-    with ThreadPoolExecutor(threads) as pool:
-        found = benchmark(
-            lambda: list(pool.map(lambda batch: kernel(batch, classes=False), [logits] * BATCHES))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as two:
+
+        def margins(pool: ThreadPoolExecutor) -> list[Any]:
+            tasks = [pool.submit(kernel, logits, classes=False) for _ in range(BATCHES)]
+            return [task.result().margin for task in tasks]
+
+        def check(ours: list[Any], peer: list[Any]) -> None:
+            for both in zip(ours, peer, strict=True):
+                assert_both(expected, *both)
+
+        contest.run(
+            Claim(work=f"top-2 margins of {BATCHES} batches, 2 threads", against="1 thread"),
+            partial(margins, two),
+            partial(margins, one),
+            check,
         )
-    for top2 in found:
-        np.testing.assert_array_equal(top2.margin, expected)
