@@ -7,13 +7,16 @@ and a sample's logits don't depend on its batch.
 
 from __future__ import annotations
 
+import math
 import threading
 
 SIZES = (8, 32, 128, 512, 2048)
 MAX_BYTES = 8 * 2**20  # of float32 input; activations are a multiple of it
 MAX_SECONDS = 0.2  # no size is tried whose batch would take longer: the scan is to stop promptly
 TRIES = 3  # the first of a size allocates
-SAME = 1.03  # of the fastest's time is as good: fewer batches are less work around them
+# A size must save so much to be worth the next: what a large batch's numbers take of memory, it has
+# to be given first, page by page.
+GAIN = 0.98
 SMALLEST = 8  # fewer are not left over for a batch of their own
 
 
@@ -31,7 +34,8 @@ class BatchSize:
         fitting = min(most, max(1, MAX_BYTES // (4 * input_size)))
         self._sizes = [given] if given else [min(size, fitting) for size in SIZES]
         self._given = given is not None
-        self._seconds: dict[int, list[float]] = {}  # a sample
+        self._times: list[float] = []  # a sample, of the size that is tried
+        self._fastest = math.inf
         self._lock = threading.Lock()
         self._trying = 0
         self.best = self._sizes[0]
@@ -54,16 +58,15 @@ class BatchSize:
         with self._lock:
             if not self._searching or size != self._sizes[self._trying]:
                 return
-            times = self._seconds.setdefault(size, [])
-            times.append(seconds / size)
-            if len(times) < TRIES:
+            self._times.append(seconds / size)
+            if len(self._times) < TRIES:
                 return
-            fastest = min(min(times) for times in self._seconds.values())
-            self.best = max(
-                size for size, times in self._seconds.items() if min(times) <= SAME * fastest
-            )
+            times, self._times = self._times, []
+            before, self._fastest = self._fastest, min(self._fastest, min(times))
+            worth = min(times) <= GAIN * before
+            if worth:
+                self.best = size
             self._trying += 1
-            if self._searching:
-                following = self._sizes[self._trying]
-                if following == size or following * min(times) > MAX_SECONDS:
-                    self._trying = len(self._sizes)
+            following = self._sizes[self._trying] if self._searching else size
+            if not worth or following == size or following * min(times) > MAX_SECONDS:
+                self._trying = len(self._sizes)

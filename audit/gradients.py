@@ -210,6 +210,8 @@ def _tensor(x: NDArray[np.float32], device: str) -> Tensor:
 
 
 def _batches(x: NDArray[np.float32], most: int = MAX_BATCH) -> Iterator[slice]:
+    """Equal parts, so that no thread is left with a larger one."""
     size = max(1, min(most, BATCH_BYTES // (8 * max(1, x[:1].size))))
-    for start in range(0, len(x), size):
-        yield slice(start, start + size)
+    count = -(-len(x) // size)
+    for part in range(count):
+        yield slice(len(x) * part // count, len(x) * (part + 1) // count)

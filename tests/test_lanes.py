@@ -200,7 +200,7 @@ class Machine:
     [
         (Machine(1e-5, 1e-7, 10**6), 2048),
         (Machine(1e-5, 1e-6, 200), 128),
-        (Machine(1e-6, 3e-4, 10**6), 512),  # 2048 would take longer than a batch may
+        (Machine(5e-3, 3e-4, 10**6), 512),  # 2048 would take longer than a batch may
         (Machine(1e-3, 1, 10**6), 8),
     ],
 )
