@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +83,20 @@ def choose_levels(
             f"--precision int8: the bundle {bundle.manifest.name!r} has no {ONNX_INT8}; export it "
             "with --int8 --calibration DATA.h5, or leave --precision out"
         )
+    if options.device != "cpu":
+        raise OptionError(
+            f"--precision int8: runs on the CPU; got --device {options.device}. Leave one of both "
+            "out"
+        )
+    if options.keep_all:
+        raise OptionError(
+            "--precision int8: --keep-all records every sample's margin as exactly as a scan can; "
+            "leave one of both out"
+        )
     forward = _forward(bundle, ONNX_INT8, options)
     raw = _few(dataset, samples)
-    trial = _try(forward, single.forward, exported, raw, record.raw_range, options.eps)
+    trial = _try(forward, single.forward, exported, raw, record.raw_range,
+                 options.eps + bundle.guard.value)  # fmt: skip
     if options.precision == "auto" and not trial.pays:
         return (single,)
     least, most = QUANTISED_CHECKS
@@ -126,16 +136,17 @@ def _try(
     exported: Guard,
     raw: NDArray[np.generic],
     raw_range: tuple[float, float],
-    eps: float,
+    reach: float,
 ) -> Trial:
+    """`reach` is ε and the guard of the float32 graph."""
     fast, exact = _timed(quantised, raw), _timed(single, raw)
     far = outside(raw, raw_range) | proposed_by_data(raw)
     logits, again = fast.logits[~far], exact.logits[~far]
     guard = exported
-    if exported.disagreement(logits, again).max(initial=0) > exported.value:
-        here = Guard.measured(logits, again.astype(np.float64), exported.safety)
-        guard = replace(here, value=max(here.value, exported.value))
-    proposed = far | ~(margin(fast.logits) >= eps + guard.value)
+    disagreement = exported.disagreement(logits, again).max(initial=0)
+    if disagreement > exported.value:
+        guard = exported.widened(float(disagreement))
+    proposed = far | ~(margin(fast.logits) >= reach + guard.value)
     return Trial(guard, float(proposed.mean()), fast.seconds, exact.seconds)
 
 

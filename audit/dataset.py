@@ -26,6 +26,7 @@ BLOCK_BYTES = 2 * 2**20  # enough to amortise a call, little enough to stay in t
 LABELS_AT_ONCE = 4 * 2**20
 MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
 FINGERPRINT_SAMPLES = 8
+KEPT_BYTES = 2**20  # of a sample that is kept for the fingerprint
 UNKNOWN_LABEL = -1
 
 WHAT = "an HDF5 file with samples in a dataset 'images'"
@@ -169,6 +170,8 @@ class Dataset:
             DatasetError: The stored bytes are damaged.
         """
         self._read_into(out, self._rows, self.images_name, start)
+        if out[:1].nbytes > KEPT_BYTES:
+            return
         # Reading them once more for the fingerprint would inflate their chunks once more.
         for position in self._spaced[self._spaced.searchsorted(start) :].tolist():
             if position >= start + len(out):
@@ -178,8 +181,10 @@ class Dataset:
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.generic]:
         """Samples at these ascending positions, (len(positions), *sample_shape)."""
         out = np.empty((len(positions), *self.sample_shape), dtype=self.dtype)
+        # HDF5 keeps the last chunks it inflated.
+        library = LibraryRows(self._images)
         for row, position in enumerate(positions.tolist()):
-            self.read_into(out[row : row + 1], position)
+            self._read_into(out[row : row + 1], library, self.images_name, position)
         return out
 
     def labels(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -202,9 +207,8 @@ class Dataset:
         digest = hashlib.sha256()
         digest.update(f"{self._images.shape} {self.dtype.str} {self.has_labels}".encode())
         for position in self._spaced.tolist():
-            if position not in self._seen:
-                self.samples(np.array([position]))
-            digest.update(self._seen[position].data)
+            seen = self._seen.get(position)
+            digest.update((self.samples(np.array([position])) if seen is None else seen).data)
         for start in range(0, self.stored if self.has_labels else 0, LABELS_AT_ONCE):
             digest.update(self.labels(start, min(start + LABELS_AT_ONCE, self.stored)).tobytes())
         return digest.hexdigest()

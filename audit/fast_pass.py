@@ -49,7 +49,8 @@ class Level:
         precision: "int8" or "float32".
         forward: Runs the graph.
         guard: How far its margins may be off: those of the last level from the canonical ones,
-            those of the level before it from the last.
+            those of the level before it from the last level's. What the first proposes must
+            therefore reach as far as both.
         checks: Ascending positions of the samples that go on though they aren't proposed, int64.
         raw_range: Smallest and largest stored value that the guard was measured with; samples with
             values outside are proposed. None: any value will do.
@@ -200,7 +201,7 @@ def _finish(
 ) -> Passed:
     """From the first level's logits of a block to what it passes on."""
     top2 = _top2(line, logits)
-    proposed = _proposed(line, line.levels[0], raw, top2)
+    proposed = _proposed(line, line.levels, raw, top2)
     rescored = checked = 0
     if len(line.levels) > 1:
         quantised, single = line.levels
@@ -211,7 +212,7 @@ def _finish(
         logits[rows] = again
         top2_again = _top2(line, again)
         top2 = _with_rows(top2, rows, top2_again)
-        proposed[rows] = _proposed(line, single, raw[rows], top2_again)
+        proposed[rows] = _proposed(line, (single,), raw[rows], top2_again)
     keep = proposed | checks_in(line.levels[-1], span)
     where = np.flatnonzero(keep)
     correct = 0
@@ -251,15 +252,20 @@ def _top2(line: Line, logits: NDArray[np.float32]) -> Top2:
         return line.kernel(logits, classes=line.options.keep_all)
 
 
-def _proposed(line: Line, level: Level, raw: NDArray[Any], top2: Top2) -> NDArray[np.bool_]:
-    """Margin below ε + guard, or NaN, or NaN or infinity in the data.
+def _proposed(
+    line: Line, levels: tuple[Level, ...], raw: NDArray[Any], top2: Top2
+) -> NDArray[np.bool_]:
+    """What the first of these levels proposes: margin below ε + guards, or odd data.
 
-    What a graph makes of such data depends on the provider. Whatever the largest logit: of what is
-    nearly tied, `min_logit` is decided in float64 as well.
+    Each graph may be off from the next one's by its own guard, the last from canonical by its own:
+    the guards add up. NaN or infinity in the data is proposed, too: what a graph makes of it
+    depends on the provider. Whatever the largest logit: of what is nearly tied, `min_logit` is
+    decided in float64 as well.
     """
     with np.errstate(invalid="ignore"):
-        near = np.asarray(~(top2.margin >= line.options.eps + level.guard.of(top2)))
-    return near | proposed_by_data(raw) | outside(raw, level.raw_range)
+        reach = sum((level.guard.of(top2) for level in levels), np.float64(line.options.eps))
+        near = np.asarray(~(top2.margin >= reach))
+    return near | proposed_by_data(raw) | outside(raw, levels[0].raw_range)
 
 
 def proposed_by_data(raw: NDArray[Any]) -> NDArray[np.bool_]:

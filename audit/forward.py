@@ -22,8 +22,6 @@ PROVIDERS = {
 # TF32 rounds to 10 bits, which the guard would have to make up for; the algorithm is looked up
 # instead of timed, which every new batch size would start anew.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-BATCH_BYTES = 4 * 2**20  # of float32 input: a small model's best at 1024 MNIST images
-MAX_BATCH = 1024
 FATAL_ONLY = 4  # what ONNX Runtime would log is raised as an error as well
 
 
@@ -63,12 +61,6 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def default_batch_size(input_size: int) -> int:
-    """Samples a call for a network input of `input_size` numbers: about `BATCH_BYTES`."""
-    fitting = max(1, BATCH_BYTES // (4 * input_size))
-    return int(min(MAX_BATCH, 2 ** (fitting.bit_length() - 1)))
 
 
 class Forward:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from audit.batch_size import BatchSize
 
 BUFFER_BYTES = 256 * 2**20  # of all blocks in memory, unless two are larger
+BATCHES_AT_ONCE = 64  # of a block: more threads than that find nothing to do
 LOOK = 0.1  # seconds between two reports of progress
 
 L = TypeVar("L")
@@ -64,13 +65,19 @@ def run(
         progress: Called, from the caller's own thread, with the number of samples that have passed
             `forward` since the last call.
     """
+    threads = min(threads, len(blocks) * BATCHES_AT_ONCE)
     lanes = _Lanes(work, blocks, threads)
-    running = [
-        threading.Thread(target=lanes.work, name="audit-lane", daemon=True) for _ in range(threads)
-    ]
-    for thread in running:
-        thread.start()
+    running: list[threading.Thread] = []
     try:
+        for _ in range(threads):
+            thread = threading.Thread(target=lanes.work, name="audit-lane", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the machine has no more of them: fewer do it as well
+                if not running:
+                    raise
+                break
+            running.append(thread)
         for place in range(len(blocks)):
             yield lanes.result(place, progress)
     finally:

@@ -61,6 +61,8 @@ class Parity:
 class Int8:
     """How the quantised graph was made, and how far it is from canonical.
 
+    A scan compares it with the float32 graph, which is as far from canonical as that one's guard.
+
     Attributes:
         method: How ranges of activations were found: minmax, percentile or entropy.
         activations: Their type: uint8 or int8.

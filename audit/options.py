@@ -10,6 +10,7 @@ from audit.errors import OptionError
 
 DEVICES = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("auto", "float32", "int8")
+MAX_THREADS = 1024
 SPLITS = ("test", "train", "all")
 RAW_DTYPES = ("uint8", "float16", "float32", "float64")
 
@@ -21,7 +22,7 @@ class ScanOptions:
     Attributes:
         eps: Near-tie threshold ε in logit units; a sample is flagged where margin < eps, strictly.
         min_logit: Where given, only samples whose largest logit exceeds it are flagged.
-        batch_size: Samples a forward call of the ONNX graph; None: by the size of a sample.
+        batch_size: Samples a forward call of the ONNX graph; None: what is found to be fastest.
         threads: Threads of the forward pass and of the gradients; None: all that this process has.
         device: Where the forward pass and the gradients run. Never replaced silently.
         precision: Precision of the fast pass. It can't change the findings, only the time.
@@ -56,6 +57,8 @@ class ScanOptions:
             raise OptionError(
                 f"--min-logit {self.min_logit}: expected a finite number; leave it out for none"
             )
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise OptionError(f"--threads {self.threads}: expected {MAX_THREADS} or fewer")
         for name in ("batch_size", "threads", "limit"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Integral) and int(value) >= 1):

@@ -15,10 +15,10 @@ from torch import nn
 from audit.bundle import ONNX, Parity
 from audit.errors import ParityError
 from audit.folding import RawGraphs
-from audit.forward import Forward, available_threads, default_batch_size
+from audit.forward import Forward, available_threads
 from audit.gradients import Canonical
 from audit.guard import Guard, margin
-from audit.samples import Samples
+from audit.samples import Samples, default_batch_size
 
 FIRST_BATCHES = (1, 2, 7)  # the exports must serve batch sizes that they weren't made with
 # float32 networks were seen to disagree by 1e-7 to 1e-4 of their logits' size; beyond this the

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.errors import BundleError, DatasetError, ModelError
-from audit.forward import Forward, available_threads, default_batch_size
+from audit.forward import Forward, available_threads
 from audit.gradients import Canonical
 from audit.guard import QUANTISED_SAFETY, Guard, margin
 from audit.manifest import METHODS, ONNX_INT8, Int8
 from audit.quantiser import Quantiser, Setting
-from audit.samples import CalibrationSamples
+from audit.samples import CalibrationSamples, default_batch_size
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 EPS = (0.01, 0.03, 0.1, 0.3, 1.0)

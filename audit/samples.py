@@ -21,6 +21,8 @@ PREFLIGHT_SAMPLES = 16  # the preflight compares batches of up to five
 CALIBRATED = (128, 512)  # at least, at most
 HELD_OUT = (1000, 2048)  # the guard of a quantised graph is as good as these are many
 CALIBRATION_BYTES = 256 * 2**20  # of raw held-out samples, beyond the least
+BATCH_BYTES = 4 * 2**20  # of float32 input
+MAX_BATCH = 1024
 SEED = 0
 
 
@@ -108,10 +110,17 @@ def calibration_samples(path: str, preprocess: Preprocess) -> CalibrationSamples
         fitting = max(HELD_OUT[0], CALIBRATION_BYTES // sample_bytes)
         held_out = min(data.stored - CALIBRATED[0], HELD_OUT[1], fitting)
         calibrated = min(data.stored - held_out, CALIBRATED[1], fitting)
-        drawn = np.random.default_rng(SEED).permutation(data.stored)
+        rng = np.random.default_rng(SEED)
+        drawn = rng.choice(data.stored, calibrated + held_out, replace=False)
         return CalibrationSamples(
             data.samples(np.sort(drawn[:calibrated])),
-            data.samples(np.sort(drawn[calibrated : calibrated + held_out])),
+            data.samples(np.sort(drawn[calibrated:])),
             name,
             preprocess,
         )
+
+
+def default_batch_size(input_size: int) -> int:
+    """Samples computed at once in a proof, for a network input of `input_size` numbers."""
+    fitting = max(1, BATCH_BYTES // (4 * input_size))
+    return int(min(MAX_BATCH, 2 ** (fitting.bit_length() - 1)))

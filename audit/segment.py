@@ -1,7 +1,7 @@
 """One segment, from stored samples to findings: the fast pass proposes, decide, explain.
 
 What is flagged, and with which classes, the canonical evaluation decides. It comes after the fast
-pass of the whole segment: torch's threads and ONNX Runtime's slow each other down.
+pass of the whole segment, unless too much is kept: torch and ONNX Runtime slow each other down.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 2**30  # of stored samples
 SEGMENT_SAMPLES = 2**20
-# Of float32 input space and logits: from here on what was kept is decided and explained before the
-# fast pass goes on. Gradients are twice the input space, were all of it flagged.
+# Of float32 input space and logits: from here on what was kept is decided and explained, while the
+# fast pass works a few blocks ahead. Gradients are twice the input space, were all of it flagged.
 KEPT_BYTES = 32 * 2**20
 ROWS_AT_ONCE = 1024  # samples explained at once: gradients are float64 before they are stored
 

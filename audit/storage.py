@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from typing import Any, NamedTuple, Protocol
 
 import deflate
@@ -17,6 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_CHUNK_BYTES = 64 * 2**20  # of larger ones HDF5 inflates one at a time
+INFLATED_BYTES = 256 * 2**20  # of chunks that are inflated at once
 MAX_INDEX = 2**16  # chunks whose place is looked up beforehand; of more, each when it is due
 STORED_AS_IT_IS = 1  # bit of a chunk's filter mask: the first filter was left out
 
@@ -47,7 +50,12 @@ def rows_of(dataset: h5py.Dataset) -> Rows:
         return library if offset is None else ContiguousRows(dataset, offset)
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    if filters not in ([], [h5py.h5z.FILTER_DEFLATE]) or not hasattr(dataset.id, "chunk_iter"):
+    chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+    if (
+        filters not in ([], [h5py.h5z.FILTER_DEFLATE])
+        or chunk_bytes > MAX_CHUNK_BYTES
+        or not hasattr(dataset.id, "chunk_iter")
+    ):
         return library
     return ChunkedRows(library, deflated=bool(filters))
 
@@ -118,6 +126,7 @@ class ChunkedRows:
         self._chunk: tuple[int, ...] = dataset.chunks
         self._dtype: np.dtype[Any] = dataset.dtype
         self._bytes = int(np.prod(self._chunk)) * self._dtype.itemsize
+        self._inflating = threading.BoundedSemaphore(max(1, INFLATED_BYTES // self._bytes))
         sizes = zip(dataset.shape, self._chunk, strict=True)
         self._grid = tuple(-(-size // chunk) for size, chunk in sizes)
         self._word = self._widest(dataset.shape[-1])
@@ -157,10 +166,12 @@ class ChunkedRows:
             begin, end = max(start, first * rows), min(stop, (first + 1) * rows)
             inner = slice(begin - first * rows, end - first * rows)
             for place in itertools.product(*map(range, self._grid[1:])):
-                values = self._values((first, *place)).view(self._word)[inner]
-                box = self._box(place, values.shape[1:], out.shape[1:])
-                cropped = tuple(slice(each.stop - each.start) for each in box)
-                out[begin - start : end - start, *box] = values[:, *cropped]
+                with self._inflating:
+                    values = self._values((first, *place)).view(self._word)[inner]
+                    box = self._box(place, values.shape[1:], out.shape[1:])
+                    cropped = tuple(slice(each.stop - each.start) for each in box)
+                    out[begin - start : end - start, *box] = values[:, *cropped]
+                    del values
 
     @staticmethod
     def _box(

@@ -189,21 +189,70 @@ def test_recorded_margins_are_float32s(
     assert found.engine["precision"] == "float32"
 
 
-def test_int8_recorded_margins_where_asked_for(
-    art: tuple[Bundle, Path], mnist_h5: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"keep_all": True},
+            "--precision int8: --keep-all records every sample's margin",
+        ),
+        ({"device": "cuda"}, "--precision int8: runs on the CPU; got --device cuda"),
+    ],
+)
+def test_what_int8_cannot_do(
+    options: dict[str, Any],
+    message: str,
+    art: tuple[Bundle, Path],
+    mnist_h5: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    both = [
+    monkeypatch.setattr(cascade, "_forward", lambda *_: None)  # there is no GPU to ask
+    with pytest.raises(OptionError, match=message):
         audit.scan(
-            mnist_h5, model=art[0], eps=EPS, keep_all=True, precision=precision,
-            out=tmp_path / f"{precision}.h5",
+            mnist_h5, model=art[0], eps=EPS, precision="int8", out=tmp_path / "f.h5", **options
         )
-        for precision in ("int8", "float32")
-    ]  # fmt: skip
-    difference = np.abs(both[0].scan_margin - both[1].scan_margin)
-    assert 0 < difference.max() < both[0].engine["levels"][0]["guard"]
-    index = both[0].index
-    np.testing.assert_allclose(difference[index], 0, atol=1e-6)  # computed again in float32
-    np.testing.assert_array_equal(both[0].scan_classes[index], both[0].classes)
+
+
+def _shifted(by: float) -> bytes:
+    """A graph that adds to the first of two logits, which are the two features."""
+    helper = onnx.helper
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2])
+        for name in ("raw", "logits")
+    ]
+    shift = numpy_helper.from_array(np.array([[by, 0]], np.float32), "shift")
+    node = helper.make_node("Add", ["raw", "shift"], ["logits"])
+    graph = helper.make_graph([node], "shifted", values[:1], values[1:], [shift])
+    opset = [helper.make_opsetid("", 20)]
+    data: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return data
+
+
+def test_guards_add_up(tmp_path: Path) -> None:
+    """int8 is off from float32 by nearly its guard, float32 from float64 by nearly its own."""
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+        model.bias.zero_()
+    rng = np.random.default_rng(0)
+    x = np.zeros((20_000, 2), np.float32)
+    x[:, 0] = rng.uniform(1, 5, len(x))
+    tied = np.sort(rng.choice(len(x), 50, replace=False))
+    x[tied, 0] = 0.0999
+    data = write_dataset(tmp_path / "data.h5", x)
+    bundle = audit.export(
+        model.eval(), tmp_path / "a", input_shape=(2,), parity_data=data, int8=True,
+        calibration=data,
+    )  # fmt: skip
+    assert bundle.manifest.int8 is not None
+    parity = replace(bundle.manifest.parity, guard=0.05, logit_scale=10.0)
+    int8 = replace(bundle.manifest.int8, guard=0.1, logit_scale=10.0)
+    off = with_onnx(bundle, tmp_path / "b", _shifted(0.04), ONNX, parity=parity)
+    off = with_onnx(off, tmp_path / "c", _shifted(0.04 + 0.09), ONNX_INT8, int8=int8)
+    found = audit.scan(data, model=off, eps=0.1, precision="int8", out=tmp_path / "f.h5")
+    assert found.engine["rescans"] == 0
+    np.testing.assert_array_equal(found.index, tied)
 
 
 @pytest.mark.parametrize(

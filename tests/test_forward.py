@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from audit.batch_size import SMALLEST
+import audit
+from audit.batch_size import SIZES
 from audit.bundle import ONNX, Bundle
 from audit.forward import Forward
 from networks import NETWORKS
 
-SAMPLES = 136
+SAMPLES = 277  # as the rows of a block, no multiple of anything
+
+
+def _assert_same_bits(model: bytes, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal((SAMPLES, *shape)).astype(np.float32)
+    forward = Forward(model, device="cpu", threads=1, source="test")
+    expected = forward.logits(x)
+    assert SIZES[0] == 16
+    for size in (16, 48, 64, 256):
+        starts = range(0, SAMPLES, size)
+        found = np.concatenate([forward.logits(x[i : i + size]) for i in starts])
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -21,17 +36,16 @@ def test_logits_are_the_same_bits_in_every_batch(
     name: str, network_bundle: Callable[[str], Bundle]
 ) -> None:
     """The batch size is found while scanning, and two scans are to agree bit for bit."""
-    model = network_bundle(name).read(ONNX)
-    shape = NETWORKS[name][1]
-    x = np.random.default_rng(0).standard_normal((SAMPLES, *shape)).astype(np.float32)
-    alone = Forward(model, device="cpu", threads=1, source=name)
-    expected = alone.logits(x)
-    for size in (SMALLEST, 9, 15, 32, 100):
-        starts = range(0, SAMPLES - SMALLEST, size)
-        found = [alone.logits(x[i : i + size]) for i in starts if SAMPLES - i >= SMALLEST]
-        np.testing.assert_array_equal(np.concatenate(found), expected[: sum(map(len, found))])
-    shared = Forward(model, device="cpu", threads=2, source=name)
-    np.testing.assert_array_equal(shared.logits(x), expected)
+    _assert_same_bits(network_bundle(name).read(ONNX), NETWORKS[name][1])
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.ELU, nn.Softplus, nn.Mish, nn.GELU, nn.Tanh])
+def test_same_bits_of_odd_widths(activation: type[nn.Module], tmp_path: Path) -> None:
+    """A vector of results may reach over the end of one sample and into the next."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(13, 33), activation(), nn.Linear(33, 7))
+    bundle = audit.export(model.eval(), tmp_path / "odd", input_shape=(13,))
+    _assert_same_bits(bundle.read(ONNX), (13,))
 
 
 def test_one_session_for_all_threads(network_bundle: Callable[[str], Bundle]) -> None:

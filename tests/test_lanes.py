@@ -198,10 +198,10 @@ class Machine:
 @pytest.mark.parametrize(
     ("machine", "best"),
     [
-        (Machine(1e-5, 1e-7, 10**6), 2048),
-        (Machine(1e-5, 1e-6, 200), 128),
-        (Machine(5e-3, 3e-4, 10**6), 512),  # 2048 would take longer than a batch may
-        (Machine(1e-3, 1, 10**6), 8),
+        (Machine(1e-4, 1e-7, 10**6), 1024),
+        (Machine(1e-5, 1e-6, 200), 64),
+        (Machine(5e-3, 3e-4, 10**6), 256),  # 1024 would take longer than a batch may
+        (Machine(1e-3, 1, 10**6), 16),
     ],
 )
 def test_the_fastest_batch_size_is_found(machine: Machine, best: int) -> None:
@@ -212,14 +212,47 @@ def test_the_fastest_batch_size_is_found(machine: Machine, best: int) -> None:
         tried.add(batch)
         size.record(batch, machine.seconds(batch))
     assert size(10**6) == size.best == best
-    assert all(each * machine.a_sample <= batch_size.MAX_SECONDS for each in tried - {8})
+    assert all(each * machine.a_sample <= batch_size.MAX_SECONDS for each in tried - {16})
 
 
-def test_batches_fit_blocks_and_memory() -> None:
-    assert BatchSize(input_size=10**7, most=100)(50) == 1
-    small = BatchSize(input_size=10, most=20)
-    for _ in range(20):
-        small.record(small(20), 1e-3)
-    assert small(20) == 20
-    assert [BatchSize(10, 100)(rest) for rest in (1, 8, 15, 16, 99)] == [1, 8, 15, 8, 8]
+@pytest.mark.parametrize(
+    ("input_size", "most", "sizes"),
+    [
+        (784, 5000, [16, 64, 256, 1024]),
+        (784, 300, [16, 64, 256]),
+        (784, 35, [16]),  # 64 would be answered with the whole block, and never be tried
+        (784, 3, [16]),
+        (10**7, 5000, [16]),
+        (30_000, 5000, [16, 64]),
+    ],
+)
+def test_sizes_fit_blocks_and_memory(input_size: int, most: int, sizes: list[int]) -> None:
+    size = BatchSize(input_size, most)
+    tried = []
+    for calls in range(40):
+        batch = size(10**6)
+        tried.append(batch)
+        size.record(batch, 1e-6 / (1 + calls))
+    assert [*dict.fromkeys(tried)] == sizes
+
+
+def test_no_small_batch_is_left_over() -> None:
+    assert [BatchSize(10, 100)(rest) for rest in (1, 16, 23, 24, 99)] == [1, 16, 23, 16, 16]
     assert [BatchSize(10, 100, given=8)(rest) for rest in (1, 8, 15, 16)] == [1, 8, 8, 8]
+
+
+def test_fewer_threads_where_the_machine_has_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start(self: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        plain(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    blocks = blocks_of([7] * 40)
+    assert list(lanes.run(work(), blocks, 50, lambda _: None)) == blocks
+    assert len(started) == 2
+    assert running() == []

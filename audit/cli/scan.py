@@ -22,7 +22,7 @@ from audit.summary import summary_from_findings, text_from_summary
 @click.option("--model", metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships.")
 @click.option("-o", "--out", metavar="FINDINGS.h5", help="[default: NAME.findings.h5 here]")
 @click.option("--min-logit", type=float, help="Flag only where the largest logit exceeds this.")
-@click.option("--batch-size", type=int, help="Samples a forward call. [default: by sample size]")
+@click.option("--batch-size", type=int, help="Samples a forward call. [default: the fastest]")
 @click.option("--threads", type=int, help="[default: all processors]")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
