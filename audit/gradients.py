@@ -123,18 +123,20 @@ class Canonical:
             margin: z_a - z_b of each, (M,).
         """
         gradient = np.empty((len(x), 2, *x.shape[1:]))
+        size, length, absolute = np.empty(len(x)), np.empty(len(x)), np.empty(len(x))
 
         def compute(rows: slice) -> None:
             gradient[rows] = self._pair(x[rows], classes[rows])
+            flat = gradient[rows].reshape(rows.stop - rows.start, 2, -1)
+            size[rows] = np.sqrt(np.einsum("mki,mki->mk", flat, flat)).sum(axis=1)
+            difference = flat[:, 0] - flat[:, 1]
+            length[rows] = np.sqrt(np.einsum("mi,mi->m", difference, difference))
+            absolute[rows] = np.abs(difference, out=difference).sum(axis=1)
 
         self._map(compute, _batches(x), self._device)
-        flat = gradient.reshape(len(x), 2, -1)
-        difference = flat[:, 0] - flat[:, 1]
-        size = np.sqrt(np.einsum("mki,mki->mk", flat, flat)).sum(axis=1)
-        length = np.sqrt(np.einsum("mi,mi->m", difference, difference))
         same = length <= SAME_GRADIENT * size
         l2 = np.where(same, 0.0, length)
-        l1 = np.where(same, 0.0, np.abs(difference).sum(axis=1))
+        l1 = np.where(same, 0.0, absolute)
         degenerate = same & (margin == 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             distance_l2 = np.where(degenerate, np.nan, margin / l2)

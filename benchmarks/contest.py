@@ -19,6 +19,7 @@ from benchmarks.rows import Row
 
 BUDGET_S = 20.0  # of one contest, roughly
 ROUNDS = (7, 41)  # at least and at most; odd, so that a median is a measurement
+LONG_S, LONG_ROUNDS = 20.0, 3  # a round that takes this long is repeated less often
 SETTLE_S = 0.02  # ONNX Runtime's and OpenMP's idle threads spin on for a while after a call
 TURN_S = 0.02  # of work: what is shorter is called again, so that waking up doesn't count
 TRIALS = 3  # of each candidate before a contest against the best
@@ -191,4 +192,6 @@ def _seconds_a_call(function: Callable[[], object]) -> Callable[[], float]:
 
 def _rounds(seconds: float) -> int:
     least, most = ROUNDS
+    if seconds > LONG_S:
+        least = LONG_ROUNDS
     return min(max(int(BUDGET_S / seconds), least), most) // 2 * 2 + 1

@@ -52,12 +52,12 @@ class Scale(NamedTuple):
 
 FULL = Scale(
     images=70_000,
-    rgb=2000,
+    rgb=10_000,
     rgb_fit=2000,
     width=64,
     parity=256,
     gradients=1000,
-    rgb_gradients=250,
+    rgb_gradients=50,
     memory=40_000,
 )
 SMALL = Scale(

@@ -455,6 +455,8 @@ ROWS = [
         (*SCAN, "--device", "cuda"),
         {"CUDA_VISIBLE_DEVICES": ""},
     ),
+    Row("threads", ("--threads 1025", "1024 or fewer"), GOOD, (*SCAN, "--threads", "1025")),
+    Row("no int8", ("mnist", "--int8 --calibration"), GOOD, (*SCAN, "--precision", "int8")),
     Row("unknown precision", ("'--precision'",), GOOD, (*SCAN, "--precision", "int3")),
     # Output
     Row("out in no directory", ("nowhere", "no such directory"), GOOD, (*SCAN, "-o", "nowhere/f")),
