@@ -8,6 +8,7 @@ other layout, and whatever turns out to be odd on the way, is HDF5's.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 MAX_CHUNK_BYTES = 64 * 2**20  # of larger ones HDF5 inflates one at a time
 INFLATED_BYTES = 256 * 2**20  # of chunks that are inflated at once
 MAX_INDEX = 2**16  # chunks whose place is looked up beforehand; of more, each when it is due
+# That HDF5 and h5py bring: deflate to scale-offset, and lzf. Others come with hdf5plugin.
+OWN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 STORED_AS_IT_IS = 1  # bit of a chunk's filter mask: the first filter was left out
 
 
@@ -43,13 +46,16 @@ class Rows(Protocol):
 def rows_of(dataset: h5py.Dataset) -> Rows:
     """The fastest way to read this dataset."""
     library = LibraryRows(dataset)
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if not OWN_FILTERS.issuperset(filters):
+        with contextlib.suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - registers Blosc, Zstd and others
     if not _is_plain(dataset):
         return library
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
         return library if offset is None else ContiguousRows(dataset, offset)
-    properties = dataset.id.get_create_plist()
-    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
     if (
         filters not in ([], [h5py.h5z.FILTER_DEFLATE])

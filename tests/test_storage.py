@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +22,7 @@ import audit.storage
 from audit.dataset import Dataset
 from audit.errors import DatasetError
 from audit.storage import ChunkedRows, ContiguousRows, LibraryRows, rows_of
+from oracles import arrays
 
 RAW = np.random.default_rng(0).integers(0, 9, (103, 7, 5), dtype=np.uint8)
 
@@ -233,3 +237,23 @@ def test_many_threads_at_once(storage: dict[str, Any], tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             assert not any(pool.map(wrong, range(0, 4500, 37)))
+
+
+@pytest.mark.parametrize("name", ["Zstd", "Blosc", "LZ4"])
+def test_filters_of_hdf5plugin(name: str, tmp_path: Path) -> None:
+    """In a process that hasn't imported it: the command line."""
+    values = np.random.default_rng(0).integers(0, 9, (300, 28, 28), dtype=np.uint8)
+    path = store(tmp_path / "a.h5", values, chunks=(64, 28, 28), **getattr(hdf5plugin, name)())
+    with h5py.File(path) as file:
+        assert type(rows_of(file["images"])) is LibraryRows
+    plain = store(tmp_path / "plain.h5", values)
+    for each in (path, plain):
+        subprocess.run(
+            [sys.executable, "-m", "audit", "scan", each, "--eps", "9", "--model", "mnist",
+             "--no-gradients", "--quiet", "-o", each.with_suffix(".f.h5")],
+            check=True,
+        )  # fmt: skip
+    got, expected = (arrays(each.with_suffix(".f.h5")) for each in (path, plain))
+    assert len(expected["flagged/index"]) > 100
+    for array in expected:
+        np.testing.assert_array_equal(got[array], expected[array])
