@@ -63,47 +63,44 @@ def choose_levels(
         samples: How many will be scanned.
 
     Raises:
-        OptionError: int8 was asked for, and the bundle has no such graph.
+        OptionError: int8 was asked for, and can't be had.
         BundleError: A graph can't be run.
         DeviceError: The device can't be had.
     """
     rng = np.random.default_rng(SEED)
-    single = Level("float32", _forward(bundle, ONNX, options), bundle.guard,
-                   _drawn(rng, samples, CHECKS))  # fmt: skip
+    checks = _drawn(rng, samples, CHECKS)
+    single = Level("float32", _forward(bundle, ONNX, options), bundle.guard, checks)
     exported, record = bundle.int8_guard, bundle.manifest.int8
-    if options.precision == "float32":
+    if exported is None or record is None or not _may_quantise(options):
+        if options.precision == "int8":
+            raise OptionError(f"--precision int8: {_why_not(bundle, options)}")
         return (single,)
-    if options.precision == "auto" and (
-        exported is None or options.keep_all or options.device != "cpu"
-    ):
-        # What every sample's margin is recorded of should be as exact as the scan can be.
-        return (single,)
-    if exported is None or record is None:
-        raise OptionError(
-            f"--precision int8: the bundle {bundle.manifest.name!r} has no {ONNX_INT8}; export it "
-            "with --int8 --calibration DATA.h5, or leave --precision out"
-        )
-    if options.device != "cpu":
-        raise OptionError(
-            f"--precision int8: runs on the CPU; got --device {options.device}. Leave one of both "
-            "out"
-        )
-    if options.keep_all:
-        raise OptionError(
-            "--precision int8: --keep-all records every sample's margin as exactly as a scan can; "
-            "leave one of both out"
-        )
-    forward = _forward(bundle, ONNX_INT8, options)
-    raw = _few(dataset, samples)
-    trial = _try(forward, single.forward, exported, raw, record.raw_range,
-                 options.eps + bundle.guard.value)  # fmt: skip
+    quantised = _forward(bundle, ONNX_INT8, options)
+    raw, reach = _few(dataset, samples), options.eps + bundle.guard.value
+    trial = _try(quantised, single.forward, exported, raw, record.raw_range, reach)
     if options.precision == "auto" and not trial.pays:
         return (single,)
     least, most = QUANTISED_CHECKS
-    count = min(max(int(samples * SHARE_CHECKED), least), most)
+    checks = _drawn(rng, samples, min(max(int(samples * SHARE_CHECKED), least), most))
+    return Level("int8", quantised, trial.guard, checks, record.raw_range), single
+
+
+def _may_quantise(options: ScanOptions) -> bool:
+    """What every sample's margin is recorded of should be as exact as a scan can be."""
+    return options.precision != "float32" and options.device == "cpu" and not options.keep_all
+
+
+def _why_not(bundle: Bundle, options: ScanOptions) -> str:
+    if options.device != "cpu":
+        return f"runs on the CPU; got --device {options.device}. Leave one of both out"
+    if options.keep_all:
+        return (
+            "--keep-all records every sample's margin as exactly as a scan can; leave one of both "
+            "out"
+        )
     return (
-        Level("int8", forward, trial.guard, _drawn(rng, samples, count), record.raw_range),
-        single,
+        f"the bundle {bundle.manifest.name!r} has no {ONNX_INT8}; export it with --int8 "
+        "--calibration DATA.h5, or leave --precision out"
     )
 
 
