@@ -109,13 +109,17 @@ class Dataset:
         return self._labels is not None
 
     @property
+    def sample_bytes(self) -> int:
+        """Of a sample as stored, at least 1."""
+        return max(1, int(np.prod(self.sample_shape)) * self.dtype.itemsize)
+
+    @property
     def block_rows(self) -> int:
         """Samples read at once: whole storage chunks, about `BLOCK_BYTES`."""
-        sample_bytes = max(1, int(np.prod(self.sample_shape)) * self.dtype.itemsize)
         aligned = self.chunks[0] if self.chunks else 1
-        if aligned * sample_bytes > MAX_BLOCK_BYTES:
+        if aligned * self.sample_bytes > MAX_BLOCK_BYTES:
             aligned = 1
-        return max(1, BLOCK_BYTES // (sample_bytes * aligned)) * aligned
+        return max(1, BLOCK_BYTES // (self.sample_bytes * aligned)) * aligned
 
     def check_against(self, manifest: Manifest) -> None:
         """Raise where the samples or labels aren't what the bundle takes.
@@ -170,7 +174,7 @@ class Dataset:
             DatasetError: The stored bytes are damaged.
         """
         self._read_into(out, self._rows, self.images_name, start)
-        if out[:1].nbytes > KEPT_BYTES:
+        if self.sample_bytes > KEPT_BYTES:
             return
         # Reading them once more for the fingerprint would inflate their chunks once more.
         for position in self._spaced[self._spaced.searchsorted(start) :].tolist():

@@ -173,11 +173,16 @@ def missing_storage(dataset: h5py.Dataset) -> str | None:
     return None if stored == expected else f"declares {expected} chunks but holds {stored}"
 
 
+def chunk_bytes(dataset: h5py.Dataset) -> int:
+    """Of a storage chunk once it is decoded."""
+    return int(np.prod(dataset.chunks, dtype=object)) * int(dataset.dtype.itemsize)
+
+
 def oversized_chunk(dataset: h5py.Dataset) -> str | None:
     """A storage chunk that is too large to decode, in words; None: there is none."""
     if dataset.chunks is None:
         return None
-    size = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
+    size = chunk_bytes(dataset)
     if size <= MAX_CHUNK_BYTES:
         return None
     return f"is stored in chunks of {size} bytes; at most {MAX_CHUNK_BYTES} are decoded at once"

@@ -82,8 +82,10 @@ def prove_parity(graphs: RawGraphs, canonical: Canonical, samples: Samples) -> P
     if graphs.folded is not None:
         fast = _logits(graphs.folded, samples)
         close = np.isfinite(fast).all() and _relative_error(fast, exact) <= PARITY_TOLERANCE
-        if close and Guard.measured(fast, exact).value <= FOLDED_GUARD * plain.guard:
-            return Proven(graphs.folded, _parity(fast, exact, samples))
+        if close:
+            folded = _parity(fast, exact, samples)
+            if folded.guard <= FOLDED_GUARD * plain.guard:
+                return Proven(graphs.folded, folded)
     return Proven(graphs.plain, plain)
 
 

@@ -106,8 +106,7 @@ def calibration_samples(path: str, preprocess: Preprocess) -> CalibrationSamples
                 f"{path}: {data.stored} samples; --calibration needs {least} and more: "
                 f"{CALIBRATED[0]} to find ranges by, and {HELD_OUT[0]} others to measure the guard"
             )
-        sample_bytes = math.prod(data.sample_shape) * data.dtype.itemsize
-        fitting = max(HELD_OUT[0], CALIBRATION_BYTES // sample_bytes)
+        fitting = max(HELD_OUT[0], CALIBRATION_BYTES // data.sample_bytes)
         held_out = min(data.stored - CALIBRATED[0], HELD_OUT[1], fitting)
         calibrated = min(data.stored - held_out, CALIBRATED[1], fitting)
         rng = np.random.default_rng(SEED)

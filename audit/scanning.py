@@ -120,9 +120,10 @@ class _Scan:
     def write(self, out: Path, rescans: int) -> None:
         """One pass over all segments, into `out`."""
         self._done = 0
+        dataset = self._dataset
         logits = self._samples * len(self._bundle.manifest.classes)
         line = Line(
-            dataset=self._dataset,
+            dataset=dataset,
             manifest=self._bundle.manifest,
             levels=self._levels,
             kernel=get_kernel("cpu" if logits >= COMPILED_FROM else "numpy"),
@@ -131,14 +132,13 @@ class _Scan:
             options=self._options,
             progress=self._advance,
         )
-        sample_bytes = int(np.prod(self._dataset.sample_shape)) * self._dataset.dtype.itemsize
         seen = _Seen(self._levels)
         with FindingsWriter(out, self._bundle, self._options) as writer:
-            for segment in plan_segments(self._samples, self._dataset.block_rows, sample_bytes):
+            for segment in plan_segments(self._samples, dataset.block_rows, dataset.sample_bytes):
                 for part in scan_segment(line, self._canonical, segment):
                     seen.add(part)
                     writer.append(part)
-            writer.finish(self._dataset, self._describe(seen, rescans))
+            writer.finish(dataset, self._describe(seen, rescans))
 
     def _advance(self, samples: int) -> None:
         self._done += samples

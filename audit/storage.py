@@ -19,7 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_CHUNK_BYTES = 64 * 2**20  # of larger ones HDF5 inflates one at a time
+from audit import hdf5
+
+LARGE_CHUNK_BYTES = 64 * 2**20  # of larger ones HDF5 inflates one at a time
 INFLATED_BYTES = 256 * 2**20  # of chunks that are inflated at once
 MAX_INDEX = 2**16  # chunks whose place is looked up beforehand; of more, each when it is due
 # That HDF5 and h5py bring: deflate to scale-offset, and lzf. Others come with hdf5plugin.
@@ -46,20 +48,15 @@ class Rows(Protocol):
 def rows_of(dataset: h5py.Dataset) -> Rows:
     """The fastest way to read this dataset."""
     library = LibraryRows(dataset)
-    properties = dataset.id.get_create_plist()
-    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    if not OWN_FILTERS.issuperset(filters):
-        with contextlib.suppress(ImportError):
-            import hdf5plugin  # noqa: F401 - registers Blosc, Zstd and others
     if not _is_plain(dataset):
         return library
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
         return library if offset is None else ContiguousRows(dataset, offset)
-    chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+    filters = _filters(dataset)
     if (
         filters not in ([], [h5py.h5z.FILTER_DEFLATE])
-        or chunk_bytes > MAX_CHUNK_BYTES
+        or hdf5.chunk_bytes(dataset) > LARGE_CHUNK_BYTES
         or not hasattr(dataset.id, "chunk_iter")
     ):
         return library
@@ -78,11 +75,20 @@ def _is_plain(dataset: h5py.Dataset) -> bool:
     )
 
 
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    """Numbers of the filters that its chunks went through, in order."""
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+
+
 class LibraryRows:
     """By HDF5, which can read everything."""
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
+        if not OWN_FILTERS.issuperset(_filters(dataset)):
+            with contextlib.suppress(ImportError):
+                import hdf5plugin  # noqa: F401 - registers Blosc, Zstd and others
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """See `Rows`."""
@@ -131,7 +137,7 @@ class ChunkedRows:
         self._end = os.fstat(self._file).st_size
         self._chunk: tuple[int, ...] = dataset.chunks
         self._dtype: np.dtype[Any] = dataset.dtype
-        self._bytes = int(np.prod(self._chunk)) * self._dtype.itemsize
+        self._bytes = hdf5.chunk_bytes(dataset)
         self._inflating = threading.BoundedSemaphore(max(1, INFLATED_BYTES // self._bytes))
         sizes = zip(dataset.shape, self._chunk, strict=True)
         self._grid = tuple(-(-size // chunk) for size, chunk in sizes)

@@ -13,33 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from networks import Block
+
 WIDTH = 64
 CLASSES = 10
 MEAN, STD = 0.1, 0.25  # of digits in colour, roughly
 STEPS, BATCH, RATE = 120, 64, 0.05
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and the way past them."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels_out)
-        self.past = (
-            nn.Identity()
-            if stride == 1 and channels_in == channels_out
-            else nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(y)) + self.past(x))
 
 
 class ResNet18(nn.Module):
@@ -47,14 +26,9 @@ class ResNet18(nn.Module):
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        stages = [width, 2 * width, 4 * width, 8 * width]
-        blocks = [
-            Block(width if first else size // (2 if step == 0 else 1), size, stride)
-            for size in stages
-            for step in (0, 1)
-            for first in (size == width,)
-            for stride in (2 if step == 0 and not first else 1,)
-        ]
+        blocks = [Block(width, width, 1), Block(width, width, 1)]
+        for size in (2 * width, 4 * width, 8 * width):
+            blocks += [Block(size // 2, size, 2), Block(size, size, 1)]
         self.features = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),

@@ -247,13 +247,20 @@ def test_filters_of_hdf5plugin(name: str, tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert type(rows_of(file["images"])) is LibraryRows
     plain = store(tmp_path / "plain.h5", values)
-    for each in (path, plain):
+    mixed = store(tmp_path / "mixed.h5", values)  # of the labels alone
+    labels = np.arange(300) % 10
+    for each, storage in ((path, {}), (plain, {}), (mixed, getattr(hdf5plugin, name)())):
+        with h5py.File(each, "a") as file:
+            file.create_dataset("labels", data=labels, chunks=(64,), **storage)
+    for each in (path, plain, mixed):
         subprocess.run(
             [sys.executable, "-m", "audit", "scan", each, "--eps", "9", "--model", "mnist",
              "--no-gradients", "--quiet", "-o", each.with_suffix(".f.h5")],
             check=True,
         )  # fmt: skip
-    got, expected = (arrays(each.with_suffix(".f.h5")) for each in (path, plain))
+    expected = arrays(plain.with_suffix(".f.h5"))
     assert len(expected["flagged/index"]) > 100
-    for array in expected:
-        np.testing.assert_array_equal(got[array], expected[array])
+    for each in (path, mixed):
+        got = arrays(each.with_suffix(".f.h5"))
+        for array in expected:
+            np.testing.assert_array_equal(got[array], expected[array])
