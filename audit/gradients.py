@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -26,6 +27,7 @@ MAX_BATCH = 256
 SAME_GRADIENT = 1e-12
 
 T = TypeVar("T")
+Objective = Callable[[Tensor, slice], Tensor]
 
 
 class PairGradients(NamedTuple):
@@ -43,6 +45,26 @@ class PairGradients(NamedTuple):
     distance_l2: NDArray[np.float64]
     distance_linf: NDArray[np.float64]
     degenerate: NDArray[np.bool_]
+
+
+class Distances(NamedTuple):
+    """Boundary distances of M samples, as in `PairGradients`."""
+
+    l2: NDArray[np.float64]
+    linf: NDArray[np.float64]
+    degenerate: NDArray[np.bool_]
+
+
+class ObjectiveGradient(NamedTuple):
+    """Of N samples.
+
+    Attributes:
+        logits: float64 (N, C).
+        gradient: Of each sample's objective, float64 (N, *input_shape).
+    """
+
+    logits: NDArray[np.float64]
+    gradient: NDArray[np.float64]
 
 
 class Canonical:
@@ -89,15 +111,15 @@ class Canonical:
             self._module if self._device == "cpu" else module_from_torchscript(model, source, "cpu")
         )
 
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits (N, C) float64 of input-space samples (N, *input_shape)."""
+    def logits(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Logits (N, C) float64 of input-space samples (N, *input_shape), float32 or float64."""
 
         def compute(rows: slice) -> NDArray[np.float64]:
             return self._forward(self._module, x[rows], self._device)
 
         return np.concatenate(self._map(compute, _batches(x), self._device))
 
-    def logits_alone(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def logits_alone(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """As `logits`, each sample by itself on one thread of the CPU.
 
         What a batch or a device does to the order of sums can't reach it, so that exact ties come
@@ -114,56 +136,55 @@ class Canonical:
     ) -> PairGradients:
         """Gradients of both tied logits, and the boundary distances that follow from them.
 
-        Boundary distance: the first-order step in the dual norm, as DeepFool takes it
-        (Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, eq. 8 and section 2.3).
-
         Args:
             x: Samples (M, *input_shape) in input space.
             classes: The tied classes a, b of each, (M, 2).
             margin: z_a - z_b of each, (M,).
         """
         gradient = np.empty((len(x), 2, *x.shape[1:]))
-        size, length, absolute = np.empty(len(x)), np.empty(len(x)), np.empty(len(x))
+        distance_l2, distance_linf = np.empty(len(x)), np.empty(len(x))
+        degenerate = np.empty(len(x), dtype=bool)
 
         def compute(rows: slice) -> None:
-            gradient[rows] = self._pair(x[rows], classes[rows])
-            flat = gradient[rows].reshape(rows.stop - rows.start, 2, -1)
-            size[rows] = np.sqrt(np.einsum("mki,mki->mk", flat, flat)).sum(axis=1)
-            difference = flat[:, 0] - flat[:, 1]
-            length[rows] = np.sqrt(np.einsum("mi,mi->m", difference, difference))
-            absolute[rows] = np.abs(difference, out=difference).sum(axis=1)
+            inputs = _tensor(x[rows], self._device)
+            pair = torch.from_numpy(classes[rows]).to(inputs.device)
+            gradient[rows] = pair_gradients(self._call, inputs, pair).cpu().numpy()
+            distances = boundary_distances(gradient[rows], margin[rows])
+            distance_l2[rows], distance_linf[rows], degenerate[rows] = distances
 
         self._map(compute, _batches(x), self._device)
-        same = length <= SAME_GRADIENT * size
-        l2 = np.where(same, 0.0, length)
-        l1 = np.where(same, 0.0, absolute)
-        degenerate = same & (margin == 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance_l2 = np.where(degenerate, np.nan, margin / l2)
-            distance_linf = np.where(degenerate, np.nan, margin / l1)
         return PairGradients(gradient, distance_l2, distance_linf, degenerate)
 
+    def objective_gradient(self, x: NDArray[np.float64], objective: Objective) -> ObjectiveGradient:
+        """Gradient of one number a sample that is computed from its logits.
+
+        Args:
+            x: Samples (N, *input_shape) in input space.
+            objective: From logits (n, C) of the samples `rows`, a slice, to values (n,); called
+                from several threads.
+        """
+        gradient = np.empty(x.shape)
+
+        def compute(rows: slice) -> NDArray[np.float64]:
+            with torch.enable_grad():
+                inputs = _tensor(x[rows], self._device).requires_grad_()
+                logits = self._call(inputs)
+                (of_inputs,) = torch.autograd.grad(objective(logits, rows).sum(), inputs)
+            gradient[rows] = of_inputs.cpu().numpy()
+            return logits.detach().cpu().numpy()
+
+        logits = np.concatenate(self._map(compute, _batches(x), self._device))
+        return ObjectiveGradient(logits, gradient)
+
     def _forward(
-        self, module: nn.Module, x: NDArray[np.float32], device: str
+        self, module: nn.Module, x: NDArray[np.floating], device: str
     ) -> NDArray[np.float64]:
         with torch.no_grad():
-            return self._call(module, _tensor(x, device)).cpu().numpy()
+            return self._call(_tensor(x, device), module).cpu().numpy()
 
-    def _pair(self, x: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-        with torch.enable_grad():
-            inputs = _tensor(x, self._device).requires_grad_()
-            logits = self._call(self._module, inputs)
-            pair = torch.from_numpy(classes).to(inputs.device)
-            # Each row's logit depends on that row alone, so the gradient of the sum over rows
-            # holds every row's own gradient.
-            first, second = logits.gather(1, pair).sum(0)
-            (of_a,) = torch.autograd.grad(first, inputs, retain_graph=True)
-            (of_b,) = torch.autograd.grad(second, inputs)
-            return torch.stack([of_a, of_b], 1).cpu().numpy()
-
-    def _call(self, module: nn.Module, x: Tensor) -> Tensor:
+    def _call(self, x: Tensor, module: nn.Module | None = None) -> Tensor:
         try:
-            logits: Tensor = module(x)
+            logits: Tensor = (self._module if module is None else module)(x)
         except RuntimeError as exc:
             raise BundleError(f"{self._source}: torch failed: {last_line(exc)}") from exc
         return logits
@@ -203,15 +224,57 @@ class Canonical:
             torch.set_num_threads(before)
 
 
+def pair_gradients(network: Callable[[Tensor], Tensor], x: Tensor, classes: Tensor) -> Tensor:
+    """∂z_a/∂x and ∂z_b/∂x of each sample, (N, 2, *input_shape) in the dtype of `x`.
+
+    Args:
+        network: Samples (N, *input_shape) to logits (N, C), each row of which depends on that
+            sample alone.
+        x: The samples; nothing flows back into what made them.
+        classes: a and b of each, int64 (N, 2).
+    """
+    with torch.enable_grad():
+        inputs = x.detach().requires_grad_()
+        # Each row's logit depends on that row alone, so the gradient of the sum over rows holds
+        # every row's own gradient.
+        first, second = network(inputs).gather(1, classes).sum(0)
+        (of_a,) = torch.autograd.grad(first, inputs, retain_graph=True)
+        (of_b,) = torch.autograd.grad(second, inputs)
+        return torch.stack([of_a, of_b], 1)
+
+
+def boundary_distances(gradient: NDArray[np.float64], margin: NDArray[np.float64]) -> Distances:
+    """First-order distance to the a/b boundary: margin ÷ ‖∂z_a/∂x - ∂z_b/∂x‖ in the dual norm.
+
+    As DeepFool steps (Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, eq. 8 and
+    section 2.3).
+
+    Args:
+        gradient: Pair gradients, (M, 2, *input_shape).
+        margin: z_a - z_b, (M,).
+    """
+    flat = gradient.reshape(len(gradient), 2, math.prod(gradient.shape[2:]))
+    size = np.sqrt(np.einsum("mki,mki->mk", flat, flat)).sum(axis=1)
+    difference = flat[:, 0] - flat[:, 1]
+    length = np.sqrt(np.einsum("mi,mi->m", difference, difference))
+    absolute = np.abs(difference, out=difference).sum(axis=1)
+    same = length <= SAME_GRADIENT * size
+    degenerate = same & (margin == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        l2 = np.where(degenerate, np.nan, margin / np.where(same, 0.0, length))
+        linf = np.where(degenerate, np.nan, margin / np.where(same, 0.0, absolute))
+    return Distances(l2, linf, degenerate)
+
+
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _tensor(x: NDArray[np.float32], device: str) -> Tensor:
+def _tensor(x: NDArray[np.floating], device: str) -> Tensor:
     return torch.from_numpy(x).to(device, torch.float64)
 
 
-def _batches(x: NDArray[np.float32], most: int = MAX_BATCH) -> Iterator[slice]:
+def _batches(x: NDArray[np.floating], most: int = MAX_BATCH) -> Iterator[slice]:
     """Equal parts, so that no thread is left with a larger one."""
     size = max(1, min(most, BATCH_BYTES // (8 * max(1, x[:1].size))))
     count = -(-len(x) // size)
