@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from audit.errors import BundleError, BundleNotFoundError
 from audit.guard import QUANTISED_SAFETY, Guard
@@ -21,7 +22,7 @@ from audit.manifest import FileRecord as FileRecord
 from audit.manifest import Int8 as Int8
 from audit.manifest import Manifest as Manifest
 from audit.manifest import Parity as Parity
-from audit.manifest import manifest_from_json
+from audit.manifest import describe_model, manifest_from_json
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -52,6 +53,15 @@ class Bundle:
         if record is None:
             return None
         return Guard(record.guard, record.logit_scale, QUANTISED_SAFETY)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for the findings' attribute `bundle`."""
+        return {
+            "path": str(self.path),
+            "manifest_sha256": self.manifest_sha256,
+            "files": {name: record.sha256 for name, record in self.manifest.files.items()},
+            **describe_model(self.manifest.name, self.manifest.classes, self.manifest.preprocess),
+        }
 
     def read(self, name: str) -> bytes:
         """Content of a file of the bundle.

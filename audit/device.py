@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audit.decide import Kept
-from audit.fast_pass import MARGIN_EDGES, NO_CLASS, Line, Passed, checks_in, proposed_by_data
+from audit.fast_pass import NO_CLASS, Line, Passed, checks_in, proposed_by_data
 from audit.forward import INPUT, OUTPUT, Forward
+from audit.found import MARGIN_EDGES
 from audit_kernels import get as get_kernel
 from audit_kernels import torch as plain
 

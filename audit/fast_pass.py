@@ -23,14 +23,12 @@ from audit.dataset import Dataset
 from audit.decide import GuardBroken, Kept
 from audit.errors import BundleError
 from audit.forward import Forward
+from audit.found import count_margins
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit_kernels import Kernel, Top2
 
 NO_CLASS = -1  # of samples whose logits aren't finite
-# 0, then ten bins a decade: wide enough for any logits, and the same for every scan, so that
-# histograms of two nights can be subtracted.
-MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-6, 6, 121)])
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ def _finish(
     return Passed(
         samples=len(span),
         kept=Kept(span.start + where, raw[where], logits[where], proposed[where]),
-        margin_counts=np.histogram(np.minimum(margin, MARGIN_EDGES[-1]), MARGIN_EDGES)[0],
+        margin_counts=count_margins(margin),
         correct=correct,
         rescored=rescored,
         checked=checked,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from audit.preprocess import Preprocess
+
 SCHEMA = "audit-findings/1"
 WHAT = "a findings file made by 'audit scan'"
 OPTIONAL = {  # what a scan can leave out → the way to have it
@@ -27,6 +29,11 @@ OPTIONAL = {  # what a scan can leave out → the way to have it
         ("flagged/gradient", "flagged/distance_l2", "flagged/distance_linf"), "gradients"
     ),
     **dict.fromkeys(("scan/margin", "scan/classes"), "--keep-all"),
+}
+# What is read by rows: name under /flagged → dtype and shape of a row, as `Findings._read` takes it.
+LARGE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
+    "input": (None, (...,)),
+    "gradient": ("float32", (2, ...)),
 }
 
 
@@ -79,6 +86,22 @@ class Findings:
     def accuracy(self) -> float | None:
         """Share of the labelled samples that are classified as labelled; None without labels."""
         return self.correct / self.labelled if self.labelled else None
+
+    @cached_property
+    def preprocess(self) -> Preprocess | None:
+        """How `input` becomes input space; None where the scan was by an older version.
+
+        Raises:
+            FindingsError: What is recorded can't be.
+        """
+        from audit.manifest import preprocess_from_document
+
+        if "raw" not in self.bundle:
+            return None
+        try:
+            return preprocess_from_document(self.bundle)
+        except ValueError as exc:
+            raise FindingsError(f"{self.path}: its bundle's record: {exc}; scan again") from exc
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
@@ -155,8 +178,20 @@ class Findings:
         """Every sample's top-2 of the fast pass, int32 (N, 2); only with `keep_all`."""
         return self._read("scan/classes", "int32", self.scanned, 2)
 
-    def _read(self, name: str, dtype: str | None, *shape: Any) -> NDArray[Any]:
-        """The array; `dtype` None: any number, a size None: any, `...` at the end: more axes."""
+    def rows(self, name: str, rows: Sequence[int]) -> NDArray[Any]:
+        """Some rows of `input` or `gradient`, in the order asked for; no others are read."""
+        dtype, shape = LARGE[name]
+        wanted = sorted({range(self.flagged)[row] for row in rows})  # as HDF5 selects
+        values = self._read(f"flagged/{name}", dtype, self.flagged, *shape, rows=wanted)
+        return values[[wanted.index(range(self.flagged)[row]) for row in rows]]
+
+    def _read(
+        self, name: str, dtype: str | None, *shape: Any, rows: list[int] | None = None
+    ) -> NDArray[Any]:
+        """The array; `dtype` None: any number, a size None: any, `...` at the end: more axes.
+
+        `rows`, ascending, are read and no others; None: all are.
+        """
         from audit import hdf5
 
         with _open(self.path) as file:
@@ -174,7 +209,7 @@ class Findings:
                     f"{self.path}: /{name} is {dataset.dtype} of shape {dataset.shape}; "
                     f"expected {WHAT}"
                 )
-            values: NDArray[Any] = dataset[()]
+            values: NDArray[Any] = dataset[()] if rows is None else dataset[rows]
             return values
 
 

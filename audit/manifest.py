@@ -116,19 +116,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest's text, stable in order."""
-        p = self.preprocess
         document: dict[str, Any] = {
             "schema": SCHEMA,
-            "name": self.name,
-            "classes": self.classes,
-            "raw": {"shape": p.raw_shape, "dtype": p.raw_dtype, "layout": p.raw_layout},
-            "input": {
-                "shape": p.input_shape,
-                "scale": p.scale,
-                "offset": p.offset,
-                "mean": p.mean,
-                "std": p.std,
-            },
+            **describe_model(self.name, self.classes, self.preprocess),
             "opset": self.opset,
             "producer": dict(self.producer),
             "files": {name: asdict(record) for name, record in self.files.items()},
@@ -139,17 +129,29 @@ class Manifest:
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def manifest_from_json(text: bytes) -> Manifest:
-    """Parse and check.
+def describe_model(name: str, classes: tuple[str, ...], preprocess: Preprocess) -> dict[str, Any]:
+    """What a manifest and findings say of a model's classes and input, JSON-ready."""
+    p = preprocess
+    return {
+        "name": name,
+        "classes": classes,
+        "raw": {"shape": p.raw_shape, "dtype": p.raw_dtype, "layout": p.raw_layout},
+        "input": {
+            "shape": p.input_shape,
+            "scale": p.scale,
+            "offset": p.offset,
+            "mean": p.mean,
+            "std": p.std,
+        },
+    }
+
+
+def preprocess_from_document(document: dict[str, Any]) -> Preprocess:
+    """What `describe_model` wrote of the input, checked.
 
     Raises:
-        ValueError: What is wrong with the document.
-        RecursionError: It is nested deeper than any manifest.
+        ValueError: What is wrong with it.
     """
-    document = strict_json.loads(text)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f"schema {found!r}, expected {SCHEMA!r}")
     raw = _field(document, "raw", dict)
     space = _field(document, "input", dict)
     preprocess = Preprocess(
@@ -166,6 +168,21 @@ def manifest_from_json(text: bytes) -> Manifest:
         raise ValueError(f"raw dtype {preprocess.raw_dtype!r}, expected {', '.join(RAW_DTYPES)}")
     if layouts_of(preprocess.input_shape).get(preprocess.raw_layout) != preprocess.raw_shape:
         raise ValueError("the raw shape and layout don't fit the input shape")
+    return preprocess
+
+
+def manifest_from_json(text: bytes) -> Manifest:
+    """Parse and check.
+
+    Raises:
+        ValueError: What is wrong with the document.
+        RecursionError: It is nested deeper than any manifest.
+    """
+    document = strict_json.loads(text)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"schema {found!r}, expected {SCHEMA!r}")
+    preprocess = preprocess_from_document(document)
     record = _field(document, "parity", dict)
     files = {
         name: FileRecord(sha256=_field(entry, "sha256", str), size=_count(entry, "size"))

@@ -21,7 +21,7 @@ from audit.decide import GuardBroken
 from audit.errors import OutputError
 from audit.fast_pass import Level, Line
 from audit.findings import Findings, load_findings
-from audit.findings_writer import FindingsWriter, check_output
+from audit.findings_writer import FindingsLayout, FindingsWriter, check_findings_output
 from audit.forward import available_threads
 from audit.options import ScanOptions
 from audit.scan import Progress
@@ -50,7 +50,7 @@ def scan_dataset(
         dataset.check_against(bundle.manifest)
         if os.path.exists(out) and out.samefile(path):
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")
-        check_output(out)
+        check_findings_output(out)
         scan = _Scan(dataset, bundle, options, progress)
         rescans = 0
         while True:
@@ -133,12 +133,23 @@ class _Scan:
             progress=self._advance,
         )
         seen = _Seen(self._levels)
-        with FindingsWriter(out, self._bundle, self._options) as writer:
+        with FindingsWriter(out, self._layout()) as writer:
             for segment in plan_segments(self._samples, dataset.block_rows, dataset.sample_bytes):
                 for part in scan_segment(line, self._canonical, segment):
                     seen.add(part)
                     writer.append(part)
-            writer.finish(dataset, self._describe(seen, rescans))
+            writer.finish(dataset.describe(), self._describe(seen, rescans))
+
+    def _layout(self) -> FindingsLayout:
+        return FindingsLayout(
+            preprocess=self._bundle.manifest.preprocess,
+            classes=len(self._bundle.manifest.classes),
+            bundle=self._bundle.describe(),
+            eps=self._options.eps,
+            min_logit=self._options.min_logit,
+            keep_all=self._options.keep_all,
+            no_gradients=self._options.no_gradients,
+        )
 
     def _advance(self, samples: int) -> None:
         self._done += samples

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audit.decide import Decided, Kept, decide
 from audit.fast_pass import Line, Passed, Segment, fast_pass
+from audit.found import Found
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
@@ -27,31 +28,14 @@ KEPT_BYTES = 32 * 2**20
 ROWS_AT_ONCE = 1024  # samples explained at once: gradients are float64 before they are stored
 
 
-@dataclass(frozen=True)
-class SegmentFindings:
-    """What consecutive samples of a segment add to the findings.
+@dataclass(frozen=True, kw_only=True)
+class SegmentFindings(Found):
+    """What consecutive samples of a segment add to the findings, and how they were found.
 
-    Arrays are as in `docs/findings.md`, with M flagged samples. `passed_on` and `checked` are the
-    samples that each level of the cascade proposed, and those that went on though it hadn't.
+    `passed_on` and `checked` are the samples that each level of the cascade proposed, and those
+    that went on though it hadn't; `disagreement` is the fast pass's, at worst.
     """
 
-    scanned: int
-    index: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    logits: NDArray[np.float64]
-    margin: NDArray[np.float64]
-    label: NDArray[np.int64]
-    input: NDArray[Any]
-    gradient: NDArray[np.float32]
-    distance_l2: NDArray[np.float64]
-    distance_linf: NDArray[np.float64]
-    degenerate: int
-    nonfinite_index: NDArray[np.int64]
-    margin_counts: NDArray[np.int64]
-    labelled: int
-    correct: int
-    scan_margin: NDArray[np.float32]
-    scan_classes: NDArray[np.int32]
     passed_on: tuple[int, ...]
     checked: tuple[int, ...]
     disagreement: float

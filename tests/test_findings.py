@@ -22,11 +22,10 @@ import audit
 from audit.bundle import Bundle
 from audit.dataset import Dataset
 from audit.errors import FindingsError, NotRecordedError
-from audit.fast_pass import MARGIN_EDGES
 from audit.findings import Findings, load_findings
-from audit.findings_writer import ROWS, FindingsWriter
+from audit.findings_writer import ROWS, FindingsLayout, FindingsWriter
+from audit.found import MARGIN_EDGES
 from audit.info import info
-from audit.options import ScanOptions
 from audit.segment import SegmentFindings
 
 # Attribute of Findings → name in the file.
@@ -96,11 +95,16 @@ def write(tmp_path: Path, mnist_bundle: Bundle, samples: Path) -> Write:
 
     def written(parts: list[SegmentFindings], **options: Any) -> Path:
         out = tmp_path / "f.h5"
-        chosen = ScanOptions(**({"eps": 0.25, "keep_all": True} | options))
-        with FindingsWriter(out, mnist_bundle, chosen) as writer, Dataset(samples) as dataset:
+        layout = FindingsLayout(
+            preprocess=mnist_bundle.manifest.preprocess,
+            classes=10,
+            bundle=mnist_bundle.describe(),
+            **({"eps": 0.25, "keep_all": True} | options),
+        )
+        with FindingsWriter(out, layout) as writer, Dataset(samples) as dataset:
             for part in parts:
                 writer.append(part)
-            writer.finish(dataset, {"device": "cpu", "guard": 1e-5})
+            writer.finish(dataset.describe(), {"device": "cpu", "guard": 1e-5})
         return out
 
     return written
@@ -196,6 +200,37 @@ def test_what_is_always_recorded_is_never_not_recorded(findings_h5: Path) -> Non
         with pytest.raises(FindingsError) as caught:
             getattr(findings, name)
         assert not isinstance(caught.value, NotRecordedError)
+
+
+def test_what_makes_input_space_of_a_sample_is_recorded(
+    findings_h5: Path, mnist_bundle: Bundle
+) -> None:
+    assert load_findings(findings_h5).preprocess == mnist_bundle.manifest.preprocess
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"raw": {"shape": [28, 27], "dtype": "uint8", "layout": "HW"}}, "don't fit"),
+        ({"raw": 7}, "raw"),
+        ({"input": {}}, "shape"),
+    ],
+)
+def test_a_record_of_preprocessing_that_can_not_be(
+    change: dict[str, Any], message: str, findings_h5: Path
+) -> None:
+    with h5py.File(findings_h5, "r+") as file:
+        file.attrs["bundle"] = json.dumps(json.loads(file.attrs["bundle"]) | change)
+    with pytest.raises(FindingsError, match=message):
+        _ = load_findings(findings_h5).preprocess
+
+
+def test_older_findings_do_not_say_how_to_preprocess(findings_h5: Path) -> None:
+    with h5py.File(findings_h5, "r+") as file:
+        bundle = json.loads(file.attrs["bundle"])
+        del bundle["raw"]
+        file.attrs["bundle"] = json.dumps(bundle)
+    assert load_findings(findings_h5).preprocess is None
 
 
 def test_replaced_file(write: Write) -> None:

@@ -1,0 +1,150 @@
+"""An HDF5 file that is written under a temporary name and gets its own when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from audit import hdf5
+from audit.diskfile import DiskFile
+from audit.errors import FindingsError, OutputError
+
+CHUNK_BYTES = 2**16  # a chunk takes its full size even for one row
+
+
+class NewFile:
+    """A context manager that leaves nothing behind unless `commit` was called.
+
+    Attributes:
+        file: Open for writing, inside `disk_errors`.
+    """
+
+    def __init__(self, out: Path) -> None:
+        """Create the temporary file beside `out`.
+
+        Raises:
+            OutputError: It can't be created.
+        """
+        self._out = out
+        self._scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+        with contextlib.ExitStack() as stack:
+            stack.callback(_remove, self._scratch)
+            self._disk = stack.enter_context(contextlib.closing(_created(self._scratch, out)))
+            self.file = stack.enter_context(h5py.File(self._disk, "w", libver=("earliest", "v110")))
+            self._cleanup = stack.pop_all()
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close; what wasn't committed is removed."""
+        self._cleanup.close()
+
+    @contextlib.contextmanager
+    def disk_errors(self) -> Iterator[None]:
+        """In here a full or lost disk is an `OutputError`, at the latest at the end."""
+        try:
+            yield
+            self._disk.check()
+        except OSError as exc:
+            reason = exc.strerror or " ".join(str(exc).split())
+            raise OutputError(
+                f"{self._out}: writing failed ({reason}); nothing was left there"
+            ) from exc
+
+    def commit(self) -> None:
+        """Close the file, have it on the disk, give it its name.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        with self.disk_errors():
+            self.file.close()
+            self._disk.sync()
+            self._disk.check()
+            self._scratch.replace(self._out)
+            _sync_directory(self._out.parent)
+
+
+def check_output(out: Path, schema: str, what: str) -> None:
+    """Only a file of the same kind may be overwritten.
+
+    Args:
+        out: Where the new file is to be.
+        schema: What the attribute `schema` of such a file begins with.
+        what: The kind in words, for the message.
+
+    Raises:
+        OutputError: `out` is a directory, or a file that holds something else.
+    """
+    if not os.path.isdir(out.parent):
+        raise OutputError(f"{out.parent}: no such directory; create it, or name another with -o")
+    if os.path.isdir(out):
+        raise OutputError(f"{out}: a directory; name a file with -o")
+    if os.path.exists(out):
+        try:
+            with hdf5.open_file(out, FindingsError, missing=FindingsError, what=what) as file:
+                same_kind = (hdf5.text_attribute(file, "schema") or "").startswith(schema)
+        except FindingsError:
+            same_kind = False
+        if not same_kind:
+            raise OutputError(f"{out}: exists and is not {what}; name another with -o")
+
+
+def create_rows(group: h5py.Group, name: str, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:
+    """An empty dataset (0, *row) that `extend` appends to."""
+    row_bytes = max(1, int(np.prod(row)) * dtype.itemsize)
+    group.create_dataset(
+        name,
+        shape=(0, *row),
+        maxshape=(None, *row),
+        chunks=(max(1, min(4096, CHUNK_BYTES // row_bytes)), *row),
+        dtype=dtype,
+    )
+
+
+def create_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    """A dataset of these values in one chunk."""
+    group.create_dataset(name, data=values, chunks=values.shape)
+
+
+def extend(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
+    """Append rows."""
+    if len(rows):
+        start = len(dataset)
+        dataset.resize(start + len(rows), axis=0)
+        dataset[start:] = rows
+
+
+def _remove(scratch: Path) -> None:
+    """Gone, if it can be: the error that led here must stay the one shown."""
+    with contextlib.suppress(OSError):
+        scratch.unlink()
+
+
+def _created(scratch: Path, out: Path) -> DiskFile:
+    try:
+        return DiskFile(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    except OSError as exc:
+        raise OutputError(
+            f"{out}: can't be written ({exc.strerror}); name another with -o"
+        ) from exc
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
