@@ -4,6 +4,9 @@ The verbs of the command line, as functions. Importing this loads no heavy packa
 loads what it needs when it is called.
 """
 
+from audit.ascend import ascend as ascend
+from audit.ascent import Ascents as Ascents
+from audit.ascent import load_ascents as load_ascents
 from audit.errors import AuditError as AuditError
 from audit.export import export as export
 from audit.findings import Findings as Findings

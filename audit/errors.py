@@ -13,6 +13,7 @@ AuditError                 exit code 2
 │   └── BundleNotFoundError   FileNotFoundError
 ├── FindingsError          ValueError         the file is not a complete findings file
 │   └── NotRecordedError   LookupError        the scan was told not to record this array
+├── AscentError            ValueError         the file is not a complete ascent file
 ├── ModelError             ValueError         the model can't be exported or audited
 │   └── ParityError                           its exports disagree with it (exit code 1)
 ├── OutputError            OSError            the result can't be written
@@ -55,6 +56,10 @@ class FindingsError(AuditError, ValueError):
 
 class NotRecordedError(FindingsError, LookupError):
     """The array is absent because the scan was told not to record it."""
+
+
+class AscentError(AuditError, ValueError):
+    """The file is not a complete ascent file."""
 
 
 class ModelError(AuditError, ValueError):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import FindingsError, NotRecordedError
+from audit.hdf5_reader import ResultReader, json_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ OPTIONAL = {  # what a scan can leave out → the way to have it
     ),
     **dict.fromkeys(("scan/margin", "scan/classes"), "--keep-all"),
 }
-# What is read by rows: name under /flagged → dtype and shape of a row, as `Findings._read` takes it.
+# What is read by rows: name under /flagged → dtype and shape of a row.
 LARGE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
     "input": (None, (...,)),
     "gradient": ("float32", (2, ...)),
@@ -194,21 +194,13 @@ class Findings:
         """
         from audit import hdf5
 
-        with _open(self.path) as file:
+        reader = _reader(self.path)
+        with reader.open() as file:
             if hdf5.text_attribute(file, "created") != self.created:
                 raise FindingsError(f"{self.path}: replaced by another scan; load it again")
-            dataset = _dataset(file, self.path, name)
-            if dataset is None:
-                if name in OPTIONAL:
-                    raise NotRecordedError(
-                        f"{self.path}: no /{name}; scan again with {OPTIONAL[name]}"
-                    )
-                raise FindingsError(f"{self.path}: no /{name}; expected {WHAT}")
-            if not _fits(dataset, dtype, shape):
-                raise FindingsError(
-                    f"{self.path}: /{name} is {dataset.dtype} of shape {dataset.shape}; "
-                    f"expected {WHAT}"
-                )
+            if name in OPTIONAL and reader.dataset(file, name) is None:
+                raise NotRecordedError(f"{self.path}: no /{name}; scan again with {OPTIONAL[name]}")
+            dataset = reader.checked(file, name, dtype, *shape)
             values: NDArray[Any] = dataset[()] if rows is None else dataset[rows]
             return values
 
@@ -222,7 +214,8 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
     from audit import hdf5
 
     path = Path(path)
-    with _open(path) as file:
+    reader = _reader(path)
+    with reader.open() as file:
         schema = hdf5.text_attribute(file, "schema")
         if schema != SCHEMA:
             raise FindingsError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
@@ -235,7 +228,7 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
             ("flagged/index", findings.flagged),
             ("nonfinite/index", findings.nonfinite),
         ):
-            dataset = _dataset(file, path, name)
+            dataset = reader.dataset(file, name)
             if dataset is None or dataset.shape != (rows,):
                 raise FindingsError(f"{path}: no /{name} of {rows} rows; expected {WHAT}")
     return findings
@@ -265,9 +258,9 @@ def _from_attributes(path: Path, file: Any) -> Findings:
         degenerate=None if degenerate < 0 else degenerate,
         labelled=int(summary["labelled"]),
         correct=int(summary["correct"]),
-        dataset=_json_object(root["dataset"]),
-        bundle=_json_object(root["bundle"]),
-        engine=_json_object(root["engine"]),
+        dataset=json_object(root["dataset"]),
+        bundle=json_object(root["bundle"]),
+        engine=json_object(root["engine"]),
     )
     if not (math.isfinite(findings.eps) and math.isfinite(findings.min_logit or 0)):
         raise ValueError("a threshold that is not a finite number")
@@ -276,54 +269,5 @@ def _from_attributes(path: Path, file: Any) -> Findings:
     return findings
 
 
-def _json_object(text: Any) -> dict[str, Any]:
-    from audit import strict_json
-
-    document = strict_json.loads(text)
-    if not isinstance(document, dict):
-        raise ValueError("expected a JSON object")
-    return document
-
-
-def _fits(dataset: Any, dtype: str | None, shape: tuple[Any, ...]) -> bool:
-    actual = dataset.shape
-    if shape[-1] is ...:
-        shape = shape[:-1]
-        actual = actual[: len(shape)]
-    sizes = len(actual) == len(shape) and all(
-        expected in (None, size) for expected, size in zip(shape, actual, strict=True)
-    )
-    kind = dataset.dtype.kind in "uif" if dtype is None else str(dataset.dtype) == dtype
-    return sizes and kind
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """The file; what h5py raises on a damaged one is a `FindingsError`."""
-    from audit import hdf5
-
-    with (
-        hdf5.open_file(path, FindingsError, missing=FindingsError, what=WHAT) as file,
-        hdf5.damage_as(FindingsError, path),
-    ):
-        yield file
-
-
-def _dataset(file: Any, path: Path, name: str) -> Any:
-    """The dataset if it is there, and in this file, and as large as it says."""
-    import h5py
-
-    from audit import hdf5
-
-    try:
-        node = hdf5.find_object(file, name)
-    except hdf5.LeadsOutsideError as exc:
-        raise FindingsError(f"{path}: {exc}; expected {WHAT}") from exc
-    if node is None:
-        return None
-    if not isinstance(node, h5py.Dataset):
-        raise FindingsError(f"{path}: /{name} is not a dataset; expected {WHAT}")
-    problem = hdf5.outside_source(node) or hdf5.missing_storage(node) or hdf5.oversized_chunk(node)
-    if problem:
-        raise FindingsError(f"{path}: /{name} {problem}; expected {WHAT}")
-    return node
+def _reader(path: Path) -> ResultReader:
+    return ResultReader(path, FindingsError, WHAT)

@@ -12,6 +12,10 @@ DEVICES = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("auto", "float32", "int8")
 MAX_THREADS = 1024
 SPLITS = ("test", "train", "all")
+NORMS = ("l2", "linf")
+OBJECTIVES = ("prob", "logit", "margin")
+MAX_STEPS = 1_000_000
+MAX_FRAMES = 10_000
 RAW_DTYPES = ("uint8", "float16", "float32", "float64")
 
 
@@ -133,6 +137,81 @@ class ExportOptions:
             )
         if self.calibration is not None and not self.int8:
             raise OptionError(f"--calibration {self.calibration}: is for --int8; add it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AscendOptions:
+    """How samples are pushed to another class.
+
+    Attributes:
+        index: Positions in the dataset; None: all samples of the findings.
+        target: "second", "all", or a class by number or name; a text that is both is a name.
+        norm: What a step's length, and with `minimal` the distance, is measured in.
+        objective: What is ascended: the target's probability, its logit, or its logit less the
+            largest other.
+        step: Length of a step; None: a tenth of the first-order distance to the target.
+        max_steps: Steps before an ascent is given up.
+        clip: Least and greatest value in input space; None: what uint8 can hold, else none.
+        minimal: Then look for the smallest perturbation.
+        frames: Inputs kept along each ascent, at most.
+        threads: Threads of the computation; None: all that this process has.
+        device: Where gradients are computed. Never replaced silently.
+        images: Of a dataset: name of the samples inside the file.
+        labels: Of a dataset: name of the labels inside the file.
+        allow_external: Of a dataset: follow links and storage that lead out of the file.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    index: tuple[int, ...] | None = None
+    target: int | str = "second"
+    norm: str = "l2"
+    objective: str = "prob"
+    step: float | None = None
+    max_steps: int = 1000
+    clip: tuple[float, float] | None = None
+    minimal: bool = False
+    frames: int = 8
+    threads: int | None = None
+    device: str = "cpu"
+    images: str | None = None
+    labels: str | None = None
+    allow_external: bool = False
+
+    def __post_init__(self) -> None:
+        for position in self.index or ():
+            if not (_is_count(position) and position >= 0):
+                raise OptionError(f"--index {position}: expected a position in the dataset, from 0")
+        if self.index is not None and not self.index:
+            raise OptionError("--index: expected one position in the dataset, or several")
+        _check_choice("--norm", self.norm, NORMS)
+        _check_choice("--objective", self.objective, OBJECTIVES)
+        _check_choice("--device", self.device, DEVICES)
+        if self.step is not None and not (_is_finite(self.step) and self.step > 0):
+            raise OptionError(f"--step {self.step}: expected a finite number above 0")
+        if not (_is_count(self.max_steps) and 1 <= self.max_steps <= MAX_STEPS):
+            raise OptionError(f"--max-steps {self.max_steps}: expected 1 to {MAX_STEPS}")
+        if not (_is_count(self.frames) and (self.frames == 0 or 2 <= self.frames <= MAX_FRAMES)):
+            raise OptionError(
+                f"--frames {self.frames}: expected 0 for none, or 2 to {MAX_FRAMES}: the first "
+                "and the last input are always kept"
+            )
+        if self.threads is not None and not (
+            _is_count(self.threads) and 1 <= self.threads <= MAX_THREADS
+        ):
+            raise OptionError(f"--threads {self.threads}: expected 1 to {MAX_THREADS}")
+        if self.clip is not None:
+            low, high = self.clip
+            if not low < high:  # NaN, too
+                raise OptionError(
+                    f"--clip {low:g},{high:g}: expected the least and the greatest value, such as "
+                    "0,1"
+                )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_finite(value: object) -> bool:

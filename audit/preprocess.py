@@ -63,6 +63,21 @@ class Preprocess:
             # In C order: networks may view what they take as flat.
             return np.asarray(x.astype(np.float64, order="C") * self.scale + self.offset)
 
+    def to_raw(self, x: NDArray[np.floating]) -> NDArray[np.generic]:
+        """Input-space samples (N, *input_shape) as they would be stored, (N, *raw_shape).
+
+        The inverse of `to_input_space`, rounded to the nearest value of the raw dtype: what lies
+        beyond the range of uint8 saturates, what float16 or float32 can't hold becomes infinite.
+        """
+        raw = (x.astype(np.float64) - self.offset) / self.scale
+        shape = [self.raw_shape[axis] for axis in self.axes]
+        raw = raw.reshape(-1, *shape).transpose(0, *(np.argsort(self.axes) + 1))
+        dtype = np.dtype(self.raw_dtype)
+        if dtype.kind == "u":
+            raw = raw.round().clip(0, np.iinfo(dtype).max)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(raw, dtype=dtype)
+
     def random_raw(self, count: int, rng: np.random.Generator) -> NDArray[np.generic]:
         """Random samples (count, *raw_shape) that fill the range of the raw dtype.
 

@@ -16,7 +16,7 @@ from audit.cli import cli
 from conftest import Run
 
 HEAVY = {"torch", "onnx", "onnxruntime", "h5py", "numpy", "onnxscript", "safetensors"}
-COMMANDS = {"scan", "export", "info", "data"}
+COMMANDS = {"ascend", "scan", "export", "info", "data"}
 SCAN = (
     "--eps --model --min-logit --batch-size --threads --device --precision --keep-all "
     "--no-gradients --limit --images --labels --strict --json --quiet -o --out"
@@ -33,8 +33,17 @@ def test_exported_names() -> None:
         for name, value in vars(audit).items()
         if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
     }
-    assert exported == {"AuditError", "Findings", "export", "load_findings", "scan"}
-    for name in ("export", "scan", "load_findings"):
+    assert exported == {
+        "Ascents",
+        "AuditError",
+        "Findings",
+        "ascend",
+        "export",
+        "load_ascents",
+        "load_findings",
+        "scan",
+    }
+    for name in ("ascend", "export", "scan", "load_ascents", "load_findings"):
         assert callable(getattr(audit, name))
 
 

@@ -12,6 +12,7 @@ try:
     import click
 
     from audit.cli import interrupt
+    from audit.cli.ascend import ascend
     from audit.cli.data import data
     from audit.cli.export import export
     from audit.cli.info import info
@@ -45,7 +46,7 @@ def cli() -> None:
     """
 
 
-for command in (scan, export, info, data):
+for command in (scan, ascend, export, info, data):
     cli.add_command(command)
 
 
