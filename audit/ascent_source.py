@@ -57,7 +57,7 @@ def open_source(
         FindingsError: The findings can't be read, or don't fit the bundle.
         BundleError: There is no such bundle.
     """
-    schema = _schema(path)
+    schema = hdf5.schema_of(path, DatasetNotFoundError, WHAT)
     if schema.startswith("audit-findings/"):
         yield _from_findings(load_findings(path), model, options)
         return
@@ -72,11 +72,6 @@ def open_source(
         path, images=options.images, labels=options.labels, allow_external=options.allow_external
     ) as dataset:
         yield _from_dataset(dataset, model, options.index)
-
-
-def _schema(path: Path) -> str:
-    with hdf5.open_file(path, DatasetNotFoundError, missing=DatasetNotFoundError, what=WHAT) as f:
-        return hdf5.text_attribute(f, "schema") or ""
 
 
 def _from_dataset(

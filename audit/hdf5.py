@@ -88,6 +88,16 @@ def text_attribute(file: h5py.File, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def schema_of(path: str | os.PathLike[str], error: type[AuditError], what: str) -> str:
+    """The attribute `schema` of a file, which all files of ours have; empty where there is none.
+
+    Raises:
+        AuditError: As `error`, where there is no such file or it isn't HDF5.
+    """
+    with open_file(path, error, missing=error, what=what) as file:
+        return text_attribute(file, "schema") or ""
+
+
 def find_object(file: h5py.File, name: str) -> Any:
     """The group or dataset of that name within this very file, or None.
 

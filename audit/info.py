@@ -1,12 +1,14 @@
-"""What a dataset, bundle or findings file holds."""
+"""What a dataset, bundle, findings or ascent file holds."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from audit.errors import AuditError, FindingsError
+from audit.errors import FindingsError
 from audit.findings import load_findings
+
+WHAT = "a dataset, a bundle's directory, findings or ascents"
 
 
 def info(
@@ -16,7 +18,7 @@ def info(
     labels: str | None = None,
     allow_external: bool = False,
 ) -> dict[str, Any]:
-    """Describe a dataset, a bundle (or a shipped one's name) or a findings file.
+    """Describe a dataset, a bundle (or a shipped one's name), a findings or an ascent file.
 
     Args:
         path: Which.
@@ -25,7 +27,7 @@ def info(
         allow_external: Of a dataset file: follow links that lead out of it.
 
     Returns:
-        JSON-ready; "kind" is "dataset", "bundle" or "findings".
+        JSON-ready; "kind" is "dataset", "bundle", "findings" or "ascent".
 
     Raises:
         AuditError: It is none of them, or damaged.
@@ -34,21 +36,14 @@ def info(
 
     if os.path.isdir(path) or (str(path) in SHIPPED_NAMES and not os.path.exists(path)):
         return _of_bundle(path)
-    if _is_findings(path):
-        return _of_findings(path)
-    return _of_dataset(path, images, labels, allow_external)
-
-
-def _is_findings(path: str | os.PathLike[str]) -> bool:
     from audit import hdf5
 
-    with hdf5.open_file(
-        path,
-        AuditError,
-        missing=FindingsError,
-        what="a dataset, a bundle's directory, or findings",
-    ) as file:
-        return (hdf5.text_attribute(file, "schema") or "").startswith("audit-findings/")
+    schema = hdf5.schema_of(path, FindingsError, WHAT)
+    if schema.startswith("audit-findings/"):
+        return _of_findings(path)
+    if schema.startswith("audit-ascent/"):
+        return _of_ascents(path)
+    return _of_dataset(path, images, labels, allow_external)
 
 
 def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -81,6 +76,26 @@ def _of_findings(path: str | os.PathLike[str]) -> dict[str, Any]:
         "dataset": findings.dataset,
         "bundle": findings.bundle,
         "engine": findings.engine,
+    }
+
+
+def _of_ascents(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from audit.ascent import load_ascents
+
+    ascents = load_ascents(path)
+    return {
+        "kind": "ascent",
+        "path": str(path),
+        "tool_version": ascents.tool_version,
+        "created": ascents.created,
+        "ascents": ascents.count,
+        "succeeded": ascents.succeeded,
+        "minimised": ascents.minimised,
+        "options": ascents.options,
+        "source": ascents.source,
+        "dataset": ascents.dataset,
+        "bundle": ascents.bundle,
+        "engine": ascents.engine,
     }
 
 

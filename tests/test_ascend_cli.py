@@ -79,6 +79,14 @@ def test_json_is_the_same_and_nothing_else(run_audit: Run, scanned: Path, tmp_pa
         assert shown["survives_rounding"] == ascents.survives_rounding[row]
 
 
+def test_info_says_what_an_ascent_file_holds(run_audit: Run, scanned: Path) -> None:
+    run_audit("ascend", scanned / "few.findings.h5", "-o", "out.h5", check=True)
+    document = json.loads(run_audit("info", "out.h5", "--json", check=True).stdout)
+    assert document["kind"] == "ascent"
+    assert document["ascents"] == audit.load_findings(scanned / "few.findings.h5").flagged
+    assert document["options"]["target"] == "second"
+
+
 def test_minimal_has_a_column(run_audit: Run, scanned: Path) -> None:
     done = run_audit(
         "ascend", scanned / "few.h5", "--index", 7, "--minimal", "--model", SHIPPED,

@@ -19,7 +19,7 @@ from audit.info import info as describe
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(path: str, as_json: bool, **options: Any) -> None:
-    """Say what a dataset, a bundle or a findings file holds."""
+    """Say what a dataset, a bundle, a findings or an ascent file holds."""
     document = describe(path, **options)
     echo_json(document) if as_json else echo_lines("\n".join(_lines(document)))
 
