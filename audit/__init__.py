@@ -9,6 +9,7 @@ from audit.ascent import Ascents as Ascents
 from audit.ascent import load_ascents as load_ascents
 from audit.errors import AuditError as AuditError
 from audit.export import export as export
+from audit.figure import figure as figure
 from audit.findings import Findings as Findings
 from audit.findings import load_findings as load_findings
 from audit.scan import scan as scan

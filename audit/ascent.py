@@ -250,9 +250,10 @@ class Ascents:
         )
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of `input`, `final` or `rounded`; no others are read."""
-        dtype = "float64" if name == "final" else None
-        return self._read(f"ascent/{name}", dtype, self.count, ..., rows=slice(start, stop))
+        """Rows of `input`, `final`, `rounded` or `minimal_input`; no others are read."""
+        dtype = "float64" if name in ("final", "minimal_input") else None
+        path = "minimal/input" if name == "minimal_input" else f"ascent/{name}"
+        return self._read(path, dtype, self.count, ..., rows=slice(start, stop))
 
     def _span(self, group: str, offset: NDArray[np.int64], row: int) -> slice:
         row = range(self.count)[row]

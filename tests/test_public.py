@@ -15,8 +15,8 @@ import audit
 from audit.cli import cli
 from conftest import Run
 
-HEAVY = {"torch", "onnx", "onnxruntime", "h5py", "numpy", "onnxscript", "safetensors"}
-COMMANDS = {"ascend", "scan", "export", "info", "data"}
+HEAVY = {"torch", "onnx", "onnxruntime", "h5py", "numpy", "onnxscript", "safetensors", "matplotlib"}
+COMMANDS = {"ascend", "scan", "export", "figure", "info", "data"}
 SCAN = (
     "--eps --model --min-logit --batch-size --threads --device --precision --keep-all "
     "--no-gradients --limit --images --labels --strict --json --quiet -o --out"
@@ -39,11 +39,12 @@ def test_exported_names() -> None:
         "Findings",
         "ascend",
         "export",
+        "figure",
         "load_ascents",
         "load_findings",
         "scan",
     }
-    for name in ("ascend", "export", "scan", "load_ascents", "load_findings"):
+    for name in ("ascend", "export", "figure", "scan", "load_ascents", "load_findings"):
         assert callable(getattr(audit, name))
 
 

@@ -15,6 +15,7 @@ try:
     from audit.cli.ascend import ascend
     from audit.cli.data import data
     from audit.cli.export import export
+    from audit.cli.figure import figure
     from audit.cli.info import info
     from audit.cli.output import printable
     from audit.cli.scan import scan
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (scan, ascend, export, info, data):
+for command in (scan, ascend, figure, export, info, data):
     cli.add_command(command)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 import audit
+from audit.cli.names import names_from_option
 from audit.cli.output import echo_lines
-from audit.errors import OptionError
 from audit.options import RAW_DTYPES
 
 
@@ -77,7 +75,7 @@ def export(
     """
     from audit.factory import model_from_factory
 
-    names = _class_names(classes)
+    names = names_from_option("--classes", classes, "class name")
     model = model_from_factory(factory).eval()
     bundle = audit.export(model, out, weights=weights, classes=names, **options)
     manifest, parity = bundle.manifest, bundle.manifest.parity
@@ -102,20 +100,6 @@ def export(
         f"{quantised}"
         f"bundle    {out} ({', '.join(manifest.files)})"
     )
-
-
-def _class_names(classes: str | None) -> list[str] | None:
-    if classes is None:
-        return None
-    if os.path.isfile(classes):  # Path.is_file raises where a list is too long for a name
-        try:
-            lines = Path(classes).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise OptionError(
-                f"--classes {classes}: not a text file in UTF-8; expected a class name a line"
-            ) from exc
-        return [line.strip() for line in lines if line.strip()]
-    return [name.strip() for name in classes.split(",")]
 
 
 def _shown(values: tuple[float, ...]) -> str:
