@@ -194,10 +194,10 @@ class FindingsWriter:
             scan.attrs["signal"] = "margin"
 
 
-def check_findings_output(out: Path) -> None:
-    """Only findings may be overwritten.
+def check_findings_output(out: Path, option: str = "-o") -> None:
+    """Only findings may be overwritten; the user named `out` with that option.
 
     Raises:
         OutputError: `out` is a directory, or a file that holds something else.
     """
-    check_output(out, "audit-findings/", "a findings file")
+    check_output(out, "audit-findings/", "a findings file", option)

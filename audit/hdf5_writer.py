@@ -27,8 +27,8 @@ class NewFile:
         file: Open for writing, inside `disk_errors`.
     """
 
-    def __init__(self, out: Path) -> None:
-        """Create the temporary file beside `out`.
+    def __init__(self, out: Path, option: str = "-o") -> None:
+        """Create the temporary file beside `out`, which the user named with that option.
 
         Raises:
             OutputError: It can't be created.
@@ -37,7 +37,9 @@ class NewFile:
         self._scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
         with contextlib.ExitStack() as stack:
             stack.callback(_remove, self._scratch)
-            self._disk = stack.enter_context(contextlib.closing(_created(self._scratch, out)))
+            self._disk = stack.enter_context(
+                contextlib.closing(_created(self._scratch, out, option))
+            )
             self.file = stack.enter_context(h5py.File(self._disk, "w", libver=("earliest", "v110")))
             self._cleanup = stack.pop_all()
 
@@ -77,21 +79,24 @@ class NewFile:
             _sync_directory(self._out.parent)
 
 
-def check_output(out: Path, schema: str, what: str) -> None:
+def check_output(out: Path, schema: str, what: str, option: str = "-o") -> None:
     """Only a file of the same kind may be overwritten.
 
     Args:
         out: Where the new file is to be.
         schema: What the attribute `schema` of such a file begins with.
         what: The kind in words, for the message.
+        option: What the user names the file with, for the message.
 
     Raises:
         OutputError: `out` is a directory, or a file that holds something else.
     """
     if not os.path.isdir(out.parent):
-        raise OutputError(f"{out.parent}: no such directory; create it, or name another with -o")
+        raise OutputError(
+            f"{out.parent}: no such directory; create it, or name another with {option}"
+        )
     if os.path.isdir(out):
-        raise OutputError(f"{out}: a directory; name a file with -o")
+        raise OutputError(f"{out}: a directory; name a file with {option}")
     if os.path.exists(out):
         try:
             with hdf5.open_file(out, FindingsError, missing=FindingsError, what=what) as file:
@@ -99,7 +104,7 @@ def check_output(out: Path, schema: str, what: str) -> None:
         except FindingsError:
             same_kind = False
         if not same_kind:
-            raise OutputError(f"{out}: exists and is not {what}; name another with -o")
+            raise OutputError(f"{out}: exists and is not {what}; name another with {option}")
 
 
 def create_rows(group: h5py.Group, name: str, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:
@@ -133,12 +138,12 @@ def _remove(scratch: Path) -> None:
         scratch.unlink()
 
 
-def _created(scratch: Path, out: Path) -> DiskFile:
+def _created(scratch: Path, out: Path, option: str) -> DiskFile:
     try:
         return DiskFile(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as exc:
         raise OutputError(
-            f"{out}: can't be written ({exc.strerror}); name another with -o"
+            f"{out}: can't be written ({exc.strerror}); name another with {option}"
         ) from exc
 
 

@@ -84,7 +84,7 @@ def check_logits(model: nn.Module, x: Tensor, classes: Sequence[str] | None) -> 
                 "the logits of ordinary inputs are NaN or infinite; check --scale, --mean and "
                 "--std, and the weights"
             )
-        _check_unnormalised(logits)
+        check_unnormalised(logits)
         if not _close(_logits(model, x), logits):
             raise ModelError(
                 "two runs on the same input give different logits; remove what is random outside "
@@ -97,6 +97,29 @@ def check_logits(model: nn.Module, x: Tensor, classes: Sequence[str] | None) -> 
             raise ModelError(MIXED) from exc
         if not (_close(reversed_again, logits) and _close(alone, logits[: len(alone)])):
             raise ModelError(MIXED)
+
+
+def check_unnormalised(logits: Tensor, alternative: str = "") -> None:
+    """Outputs must be logits, not what a softmax made of them.
+
+    Args:
+        logits: (N, C).
+        alternative: What else can be done than to change the network, for the message.
+
+    Raises:
+        ModelError: They are probabilities or log-probabilities.
+    """
+    sums = logits.sum(1)
+    if (logits >= 0).all() and (logits <= 1).all() and ((sums - 1).abs() < PROBABILITY).all():
+        raise ModelError(
+            "the outputs are probabilities (in [0, 1], sum 1), not logits; remove the softmax at "
+            f"the end of the network{alternative}"
+        )
+    if (logits <= PROBABILITY).all() and (logits.logsumexp(1).abs() < PROBABILITY).all():
+        raise ModelError(
+            "the outputs are log-probabilities (their exponentials sum to 1), not logits; remove "
+            f"the log_softmax at the end of the network{alternative}"
+        )
 
 
 def check_gradients(model: nn.Module, x: Tensor) -> None:
@@ -229,20 +252,6 @@ def _check_shape(logits: Tensor, samples: int, classes: Sequence[str] | None) ->
     if classes is not None and len(classes) != logits.shape[1]:
         raise ModelError(
             f"--classes names {len(classes)} classes; the network has {logits.shape[1]} logits"
-        )
-
-
-def _check_unnormalised(logits: Tensor) -> None:
-    sums = logits.sum(1)
-    if (logits >= 0).all() and (logits <= 1).all() and ((sums - 1).abs() < PROBABILITY).all():
-        raise ModelError(
-            "the outputs are probabilities (in [0, 1], sum 1), not logits; remove the softmax at "
-            "the end of the network"
-        )
-    if (logits <= PROBABILITY).all() and (logits.logsumexp(1).abs() < PROBABILITY).all():
-        raise ModelError(
-            "the outputs are log-probabilities (their exponentials sum to 1), not logits; remove "
-            "the log_softmax at the end of the network"
         )
 
 

@@ -75,10 +75,10 @@ def _number(value: Any) -> float | None:
 
 def text_from_summary(summary: dict[str, Any]) -> str:
     """The summary as a person reads it."""
-    names = [name for name in (summary["images"], summary["labels"]) if name]
     lines = [
-        f"scanned   {summary['scanned']:,} samples of {summary['dataset']} ({', '.join(names)})",
-        f"model     {summary['bundle']} ({summary['bundle_path']})",
+        f"scanned   {summary['scanned']:,} samples of {_source(summary)}",
+        f"model     {summary['bundle']}"
+        + ("" if summary["bundle_path"] is None else f" ({summary['bundle_path']})"),
         f"flagged   {summary['flagged']:,} near ties at ε = {summary['eps']:g}"
         + ("" if summary["min_logit"] is None else f", largest logit > {summary['min_logit']:g}")
         + f" ({summary['rate']:.3%})",
@@ -105,6 +105,13 @@ def text_from_summary(summary: dict[str, Any]) -> str:
         lines += ["closest ties", *_table(summary["closest"])]
     lines.append(f"findings  {summary['findings']}")
     return "\n".join(lines)
+
+
+def _source(summary: dict[str, Any]) -> str:
+    if summary["dataset"] is None:
+        return "a training's batches"
+    names = [name for name in (summary["images"], summary["labels"]) if name]
+    return f"{summary['dataset']} ({', '.join(names)})"
 
 
 def _table(closest: list[dict[str, Any]]) -> list[str]:
