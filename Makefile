@@ -9,13 +9,22 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # What make bench writes, and what make bench-compare reads beside BASE.
 NEW ?= .benchmarks/latest.json
 
-.PHONY: scan test lint types bench bench-compare clean
+# Where the tutorial's training images are, or are downloaded to.
+MNIST ?= mnist
+
+.PHONY: scan tutorial test lint types bench bench-compare clean
 
 scan: $(VENV)/.run mnist.h5
 	$(VENV)/bin/audit scan mnist.h5 --eps 0.1
 
 mnist.h5: $(VENV)/.run
 	$(VENV)/bin/audit data mnist -o $@
+
+tutorial: $(VENV)/.tutorial mnist-train.h5 mnist.h5
+	awk '/^```sh$$/ {p = 1; next} /^```/ {p = 0} p' docs/tutorial.md | PATH="$(abspath $(VENV))/bin:$$PATH" bash -euxo pipefail
+
+mnist-train.h5: $(VENV)/.run
+	$(VENV)/bin/audit data mnist --from $(MNIST) --download --split train -o $@
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -40,9 +49,13 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[$(EXTRA)]'
 	touch $@
 
+$(VENV)/.tutorial: $(VENV)/.run
+	$(PIP) install -c constraints.txt -e '.[$(EXTRA),lightning]'
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install -c constraints.txt -e '.[$(EXTRA),dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mnist.h5 mnist.findings.h5
+	rm -rf $(VENV) build dist *.egg-info mnist.h5 mnist-train.h5 mnist.findings.h5 tutorial

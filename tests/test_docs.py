@@ -30,6 +30,15 @@ def test_readme_shows_what_a_scan_prints(run_audit: Run) -> None:
     assert path.sub("", done.stdout) == path.sub("", shown)
 
 
+def test_readme_shows_what_an_ascent_prints(run_audit: Run) -> None:
+    run_audit("data", "mnist", check=True)
+    run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
+    done = run_audit("ascend", "mnist.findings.h5", "--index", "2018", "--minimal", check=True)
+    shown = _block("README.md", "", "ascended")
+    path = re.compile(r"\S+/(?=mnist)")
+    assert path.sub("", done.stdout) == path.sub("", shown)
+
+
 def test_findings_example_runs(run_audit: Run, tmp_path: Path) -> None:
     run_audit("data", "mnist", check=True)
     run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
@@ -38,6 +47,15 @@ def test_findings_example_runs(run_audit: Run, tmp_path: Path) -> None:
     out = subprocess.check_output(command, cwd=tmp_path, text=True).splitlines()
     assert out[0] == "12 of 10000 at eps 0.1"
     assert re.fullmatch(r"sample \d+: \d or \d\?", out[1])
+
+
+def test_ascent_example_runs(run_audit: Run, tmp_path: Path) -> None:
+    run_audit("data", "mnist", check=True)
+    run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
+    run_audit("ascend", "mnist.findings.h5", check=True)
+    example = _block("docs/ascent.md", "python", "h5py.File")
+    out = subprocess.check_output([sys.executable, "-c", example], cwd=tmp_path, text=True)
+    assert out.startswith("12 of 12 reached their target\nsample 4860 became 4 in 12 steps")
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
