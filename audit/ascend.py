@@ -41,8 +41,9 @@ def ascend(
         source: Findings of a scan, or an HDF5 dataset (then with `index`).
         index: Positions in the dataset; by default all samples of the findings.
         target: "second": the class with the second-largest logit; "all": every other class, a row
-            each; or a class by number or name. A text that could be both is a name. A sample that
-            is of that class already succeeds with 0 steps.
+            each; or a class by number or name. A text that could be both number and name is a
+            name; a class called "second" or "all" goes by its number. A sample that is of that
+            class already succeeds with 0 steps.
         norm: l2: steps along the gradient; linf: along its signs.
         objective: What is ascended: prob (the target's probability), logit (its logit) or margin
             (its logit less the largest other).

@@ -193,7 +193,8 @@ class _Line:
         x32 = starts.x[sample]
         x = x32.astype(np.float64)
         already = start_class == target
-        gap = starts.logits[sample, start_class] - starts.logits[sample, target]
+        # Of logits that tie but for rounding, the start's may be the smaller one.
+        gap = np.maximum(starts.logits[sample, start_class] - starts.logits[sample, target], 0.0)
         per_logit = self._canonical.pair_gradients(
             x32, np.stack([start_class, target], axis=1), np.ones(len(x))
         )
@@ -279,7 +280,7 @@ def _find_target(target: int | str, names: tuple[str, ...]) -> int | str:
     if 0 <= number < len(names):
         return number
     near = difflib.get_close_matches(str(target), [*names, "second", "all"], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise OptionError(
         f"--target {target}: no such class{hint} Expected second, all, a class number from 0 to "
         f"{len(names) - 1}, or a class name"

@@ -41,7 +41,7 @@ def _frames(ascent: AscentRecord) -> Pixels:
     sheet = Figure(figsize=SIZE, layout="constrained", dpi=DPI)
     canvas = FigureCanvasAgg(sheet)
     sheet.suptitle(title_of(ascent), fontsize=11)
-    view = view_of_ascent(ascent.inputs[0], ascent.inputs, ascent.changes)
+    view = view_of_ascent(ascent.inputs[0], ascent.inputs, ascent.changes, ascent.feature_names)
     sheet.supxlabel(wrapped(view.notes, NOTES_WIDTH), fontsize=6.5, color="0.25")
     place = sheet.add_gridspec(1, 3, width_ratios=(1, 1, 1.25))
     inputs, changes, curve = (sheet.add_subplot(place[which]) for which in range(3))

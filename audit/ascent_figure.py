@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import OptionError
-from audit.figure import import_matplotlib, make_directory, plain_settings, save_figure, write_file
+from audit.figure import (
+    check_feature_names,
+    import_matplotlib,
+    make_directory,
+    plain_settings,
+    save_figure,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from audit.ascent import Ascents
@@ -25,6 +32,7 @@ def ascent_figures(
     *,
     index: Sequence[int] | None = None,
     format: str | Sequence[str] | None = None,
+    feature_names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Draw ascents, each as `ascent-INDEX-to-TARGET.FORMAT`, the target by its number.
 
@@ -33,18 +41,22 @@ def ascent_figures(
         out_dir: Directory of the files; it is made where it isn't there.
         index: Positions in the dataset, each with all its targets; None: the first 5 ascents.
         format: png, svg and pdf are contact sheets, gif is an animation; None: png and gif.
+        feature_names: Of the features of tabular samples.
 
     Returns:
         The files, in the order of `index`.
 
     Raises:
-        OptionError: A format isn't one of these, or no ascent is of that index.
+        OptionError: A format isn't one of these, no ascent is of that index, or the feature names
+            don't fit.
         AscentError: The file's arrays can't be read, or don't fit each other.
         OutputError: A file can't be written.
         InstallationError: matplotlib isn't installed.
     """
     formats = _formats(format)
     rows = _rows(ascents, index)
+    check_feature_names(feature_names, ascents.preprocess.input_shape)
+    names = None if feature_names is None else tuple(feature_names)
     import_matplotlib()
     from audit.ascent_animation import gif_from_ascent
     from audit.ascent_record import record_of_ascent
@@ -52,7 +64,7 @@ def ascent_figures(
 
     paths = []
     for row in rows:
-        ascent = record_of_ascent(ascents, row)
+        ascent = record_of_ascent(ascents, row, names)
         make_directory(Path(out_dir))
         for name in formats:
             path = Path(out_dir) / f"ascent-{ascent.index}-to-{ascent.target}.{name}"

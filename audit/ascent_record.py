@@ -59,6 +59,7 @@ class AscentRecord:
         survives_rounding: Whether the end is of the target when it is stored so.
         minimal_survives_rounding: Whether the closest one is; None: not looked for.
         class_names: One a class.
+        feature_names: Of a tabular sample, one a feature; None: their numbers.
     """
 
     index: int
@@ -80,6 +81,7 @@ class AscentRecord:
     survives_rounding: bool
     minimal_survives_rounding: bool | None
     class_names: tuple[str, ...]
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def reached(self) -> bool:
@@ -89,7 +91,7 @@ class AscentRecord:
     @property
     def changes(self) -> NDArray[np.float64]:
         """Each input less the sample, float64 (F, *input_shape)."""
-        return self.inputs - self.inputs[0]
+        return np.asarray(self.inputs - self.inputs[0])
 
     def name(self, class_index: int) -> str:
         """That class's name; of one that has none, its number."""
@@ -98,7 +100,9 @@ class AscentRecord:
         return f"class {class_index}"
 
 
-def record_of_ascent(ascents: Ascents, row: int) -> AscentRecord:
+def record_of_ascent(
+    ascents: Ascents, row: int, feature_names: tuple[str, ...] | None = None
+) -> AscentRecord:
     """Read one row of an ascent file.
 
     Raises:
@@ -141,6 +145,7 @@ def record_of_ascent(ascents: Ascents, row: int) -> AscentRecord:
             bool(ascents.minimal_survives_rounding[row]) if minimised else None
         ),
         class_names=ascents.class_names,
+        feature_names=feature_names,
     )
 
 

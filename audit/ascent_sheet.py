@@ -57,7 +57,7 @@ def _view(ascent: AscentRecord, chosen: list[int]) -> AscentView:
     if ascent.minimal is not None:
         inputs.append(ascent.minimal)
         changes.append(ascent.minimal - sample)
-    return view_of_ascent(sample, np.stack(inputs), np.stack(changes))
+    return view_of_ascent(sample, np.stack(inputs), np.stack(changes), ascent.feature_names)
 
 
 def title_of(ascent: AscentRecord) -> str:

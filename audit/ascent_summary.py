@@ -29,6 +29,9 @@ def summary_from_ascents(ascents: Ascents, seconds: float | None = None) -> dict
         "ascents": ascents.count,
         "succeeded": ascents.succeeded,
         "surviving": int(ascents.survives_rounding.sum()),
+        "minimal_surviving": (
+            int(ascents.minimal_survives_rounding.sum()) if ascents.minimised else None
+        ),
         "outcomes": {
             name: int((ascents.outcome == number).sum()) for number, name in enumerate(OUTCOMES)
         },
@@ -74,6 +77,8 @@ def text_from_summary(summary: dict[str, Any]) -> str:
     ]
     if succeeded:
         lines[-1] += f"; {summary['surviving']:,} also when rounded to {summary['raw_dtype']}"
+        if summary["minimal_surviving"] is not None:
+            lines[-1] += f", {summary['minimal_surviving']:,} with the minimal change"
     failed = {
         name: count for name, count in summary["outcomes"].items() if count and name != OUTCOMES[0]
     }
@@ -98,7 +103,7 @@ def _table(summary: dict[str, Any]) -> list[str]:
     minimised = f"minimal_distance_{norm}" in summary["rows"][0]
     header = ["index", "from → to", "steps", "L2", "L∞", f"first order {sign}"]
     header += [f"minimal {sign}"] if minimised else []
-    header += [f"as {summary['raw_dtype']}"]
+    header += [f"{'minimal ' if minimised else ''}as {summary['raw_dtype']}"]
     rows = []
     for each in summary["rows"]:
         reached = each["outcome"] == OUTCOMES[0]

@@ -49,7 +49,9 @@ class AscentView:
             axes.legend(lines, names, fontsize=6, framealpha=0.7, borderpad=0.3)
 
 
-def view_of_ascent(sample: Values, inputs: Values, changes: Values) -> AscentView:
+def view_of_ascent(
+    sample: Values, inputs: Values, changes: Values, feature_names: tuple[str, ...] | None
+) -> AscentView:
     """The view of these inputs (N, *input_shape) and changes (D, *input_shape) of the sample."""
     fields = Fields(
         sample=drawable(sample),
@@ -57,7 +59,7 @@ def view_of_ascent(sample: Values, inputs: Values, changes: Values) -> AscentVie
         projections=drawable(inputs),
         factor=1.0,
     )
-    view = view_of_fields(fields, None)
+    view = view_of_fields(fields, feature_names)
     return AscentView(
         view=view,
         channels=len(sample) if isinstance(view, LineView) else 0,
@@ -84,5 +86,5 @@ def _notes(view: View, fields: Fields) -> list[str]:
         notes.append("Changes are white at zero.")
         notes += [f"All inputs shown from {limits_of(fields.sample, fields.projections)}."]
     if np.isnan(fields.projections).any() or np.isnan(fields.gradient).any():
-        notes.append("Values that are no finite numbers are left out (grey).")
+        notes.append("Values that are no finite numbers are left out (magenta).")
     return notes

@@ -57,7 +57,7 @@ class Bundle:
     def describe(self) -> dict[str, Any]:
         """What it is, for the findings' attribute `bundle`."""
         return {
-            "path": str(self.path),
+            "path": os.path.abspath(self.path),
             "manifest_sha256": self.manifest_sha256,
             "files": {name: record.sha256 for name, record in self.manifest.files.items()},
             **describe_model(self.manifest.name, self.manifest.classes, self.manifest.preprocess),

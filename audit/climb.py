@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audit.ascent import MAX_STEPS, NO_GRADIENT, NONFINITE, REACHED, STUCK
-from audit.decide import canonical_top2
+from audit.decide import EQUAL, canonical_top2
 from audit.options import AscendOptions
 from audit.projection import Box
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from audit.gradients import Canonical, Objective
 
 GOES_ON = -1
+CLEAR = 4 * EQUAL  # of the logits' size: a margin that no other batch's rounding takes away
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def climb(canonical: Canonical, climbers: Climbers, options: AscendOptions, box:
         ended = np.select(
             [
                 ~finite,
-                final_class[rows] == target,
+                (final_class[rows] == target) & ((step == 0) | is_clear(logits, target)),
                 np.full(len(rows), step == options.max_steps),
                 ~np.isfinite(climbers.step[rows]) | ~direction.reshape(flat).any(axis=1),
                 ~np.isfinite(moved.reshape(flat)).all(axis=1),
@@ -172,6 +173,14 @@ def target_margin(logits: NDArray[np.float64], target: NDArray[np.int64]) -> NDA
     others[rows, target] = -np.inf
     with np.errstate(over="ignore"):
         return np.asarray(logits[rows, target] - others.max(axis=1))
+
+
+def is_clear(logits: NDArray[np.float64], target: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the target's logit is the largest by more than rounding, (n,)."""
+    ahead, ours = target_margin(logits, target), logits[np.arange(len(logits)), target]
+    with np.errstate(invalid="ignore"):
+        size = np.maximum(1.0, np.maximum(np.abs(ours), np.abs(ours - ahead)))
+        return np.asarray(ahead > CLEAR * size)
 
 
 def _direction(gradient: NDArray[np.float64], norm: str) -> NDArray[np.float64]:

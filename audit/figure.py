@@ -157,18 +157,22 @@ def near_tie_figure(
         InstallationError: matplotlib isn't installed.
     """
     check_factor(projection_factor)
-    shape = tie.x.shape
-    if feature_names is not None and (len(shape) != 1 or len(feature_names) != shape[0]):
-        expected = f"{shape[0]}" if len(shape) == 1 else "none, they are for samples of one axis"
-        raise OptionError(
-            f"--feature-names: got {len(feature_names)} names for samples of shape {shape}; "
-            f"expected {expected}"
-        )
+    check_feature_names(feature_names, tie.x.shape)
     import_matplotlib()
     from audit.figure_sheet import sheet_from_near_tie
 
     with plain_settings():
         return sheet_from_near_tie(tie, projection_factor, feature_names, title)
+
+
+def check_feature_names(names: Sequence[str] | None, shape: tuple[int, ...]) -> None:
+    """Raise `OptionError` where they aren't one a feature of samples of this shape."""
+    if names is not None and (len(shape) != 1 or len(names) != shape[0]):
+        expected = f"{shape[0]}" if len(shape) == 1 else "none, they are for samples of one axis"
+        raise OptionError(
+            f"--feature-names: got {len(names)} names for samples of shape {shape}; expected "
+            f"{expected}"
+        )
 
 
 def import_matplotlib() -> Any:

@@ -95,7 +95,7 @@ class ImageView:
         self._projection_limits = self._limits
         self._bound = symmetric_limit(np.stack(self._gradients))
         both = f"both projections (k = {shown_number(fields.factor)})"
-        if picture.numbered:
+        if picture.numbered or not fields.clipped:
             self._projection_limits = limits_of(self._sample, *self._projections)
             note = f"Sample shown from {self._limits}, {both} from {self._projection_limits}."
         else:

@@ -38,6 +38,7 @@ class Fields(NamedTuple):
     gradient: Values  # (2, *input_shape)
     projections: Values  # (2, *input_shape)
     factor: float
+    clipped: bool = False  # pictures of projections saturate beyond the sample's range
 
 
 def drawable(values: NDArray[Any]) -> Values:

@@ -59,7 +59,8 @@ def view_of(tie: NearTie, factor: float, feature_names: Sequence[str] | None) ->
     """The view for the shape of its input."""
     sample, gradient = drawable(tie.x), drawable(tie.gradient)
     projections = drawable(tie.projections(factor))
-    view = view_of_fields(Fields(sample, gradient, projections, factor), feature_names)
+    fields = Fields(sample, gradient, projections, factor, clipped=True)
+    view = view_of_fields(fields, feature_names)
     if not np.any(gradient):  # NaN is something
         view.notes.append("Both gradients are zero.")
     missing = sum(int(np.isnan(each).sum()) for each in (sample, gradient))
@@ -175,6 +176,8 @@ class LineView:
 
     def draw_gradient(self, axes: Axes, which: int) -> None:
         """Filled from zero: of one channel by the sign, of more in the channel's colour."""
+        # Before the channels, which a legend takes for the last lines.
+        axes.axhline(0, color="black", linewidth=0.6)
         channels = self._fields.gradient[which]
         for channel, color in zip(channels, LINE_COLORS, strict=False):
             line = _thinned(channel)
@@ -186,7 +189,6 @@ class LineView:
             else:
                 axes.fill_between(line.at, line.values, color=color, alpha=0.3, linewidth=0)
             _draw_line(axes, channel, color)
-        axes.axhline(0, color="black", linewidth=0.6)
         self._finish(axes, Limits(-self._bound, self._bound))
 
     def draw_projection(self, axes: Axes, which: int) -> None:

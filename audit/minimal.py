@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.climb import lead, margin, target_margin
-from audit.decide import EQUAL, canonical_top2
+from audit.climb import is_clear, lead, margin, target_margin
+from audit.decide import canonical_top2
 from audit.projection import Box, Planes, to_both, to_half_space
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class _Effort(NamedTuple):
 
 
 TIGHT = 1e-9
-CLEAR = 4 * EQUAL  # of the logits' size: a margin that no other batch's rounding takes away
 ON_THE_WAY = _Effort(overshoot=1.03, planes=3, better=1 - 1e-4, tolerance=1e-3, searches=4)
 AT_THE_END = _Effort(overshoot=1 + 1e-6, planes=12, better=1.0, tolerance=TIGHT, searches=SEARCHES)
 
@@ -280,13 +279,9 @@ class Boundary:
         if len(x) == 0:
             return _Hits(np.empty(0), np.empty(0, dtype=bool), np.empty(0, dtype=np.int64))
         logits, target = self._canonical.logits(self._shaped(x)), self._target[rows]
-        ahead = target_margin(logits, target)
-        ours = logits[np.arange(len(x)), target]
-        with np.errstate(invalid="ignore"):
-            size = np.maximum(1.0, np.maximum(np.abs(ours), np.abs(ours - ahead)))
-            clear = ahead > CLEAR * size
         finite = np.isfinite(logits).all(axis=1)
-        return _Hits(ahead, finite & clear, rival_class(logits, target))
+        clear = is_clear(logits, target)
+        return _Hits(target_margin(logits, target), finite & clear, rival_class(logits, target))
 
     def _shaped(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         return x.reshape(len(x), *self._shape)

@@ -16,6 +16,7 @@ NORMS = ("l2", "linf")
 OBJECTIVES = ("prob", "logit", "margin")
 MAX_STEPS = 1_000_000
 MAX_FRAMES = 10_000
+MAX_POSITIONS = 2**63  # as int64 counts them
 RAW_DTYPES = ("uint8", "float16", "float32", "float64")
 
 
@@ -145,7 +146,8 @@ class AscendOptions:
 
     Attributes:
         index: Positions in the dataset; None: all samples of the findings.
-        target: "second", "all", or a class by number or name; a text that is both is a name.
+        target: "second", "all", or a class by number or name; a text that is both is a name, but
+            for these two words.
         norm: What a step's length, and with `minimal` the distance, is measured in.
         objective: What is ascended: the target's probability, its logit, or its logit less the
             largest other.
@@ -181,10 +183,14 @@ class AscendOptions:
 
     def __post_init__(self) -> None:
         for position in self.index or ():
-            if not (_is_count(position) and position >= 0):
+            if not (_is_count(position) and 0 <= position < MAX_POSITIONS):
                 raise OptionError(f"--index {position}: expected a position in the dataset, from 0")
         if self.index is not None and not self.index:
             raise OptionError("--index: expected one position in the dataset, or several")
+        if not (isinstance(self.target, str) or _is_count(self.target)):
+            raise OptionError(
+                f"--target {self.target!r}: expected second, all, a class number or a class name"
+            )
         _check_choice("--norm", self.norm, NORMS)
         _check_choice("--objective", self.objective, OBJECTIVES)
         _check_choice("--device", self.device, DEVICES)
@@ -202,11 +208,12 @@ class AscendOptions:
         ):
             raise OptionError(f"--threads {self.threads}: expected 1 to {MAX_THREADS}")
         if self.clip is not None:
-            low, high = self.clip
-            if not low < high:  # NaN, too
+            bounds = self.clip if isinstance(self.clip, tuple | list) else ()
+            numbers = len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds)
+            if not (numbers and bounds[0] < bounds[1]):  # NaN, too
+                shown = ",".join(f"{each:g}" for each in bounds) if numbers else repr(self.clip)
                 raise OptionError(
-                    f"--clip {low:g},{high:g}: expected the least and the greatest value, such as "
-                    "0,1"
+                    f"--clip {shown}: expected the least and the greatest value, such as 0,1"
                 )
 
 

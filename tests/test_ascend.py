@@ -595,6 +595,51 @@ def test_wrong_options(options: dict[str, Any], words: str, few: Path, tmp_path:
         audit.ascend(few, model="mnist", out=tmp_path / "a.h5", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": 1.5}, "--target 1.5: expected second, all"),
+        ({"target": True}, "--target True"),
+        ({"target": None}, "--target None"),
+        ({"clip": (0,)}, r"--clip \(0,\): expected the least"),
+        ({"clip": (0, 1, 2)}, "--clip"),
+        ({"clip": "0,1"}, "--clip '0,1'"),
+        ({"clip": (0, "1")}, "--clip"),
+        ({"index": [2**63]}, "--index 9223372036854775808: expected a position"),
+    ],
+)
+def test_wrong_types(options: dict[str, Any], words: str, few: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=words):
+        audit.ascend(few, model="mnist", out=tmp_path / "a.h5", **({"index": [0]} | options))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_tie_on_the_boundary_is_not_enough(norm: str, tmp_path: Path) -> None:
+    """Ten default steps lead a linear network just to the boundary, and rounding names a class."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3).eval()
+    bundle = audit.export(model, tmp_path / "bundle", input_shape=(6,))
+    samples = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    data = write_dataset(tmp_path / "d.h5", samples)
+    found = audit.ascend(
+        data,
+        model=bundle,
+        index=range(40),
+        target="all",
+        norm=norm,
+        minimal=True,
+        out=tmp_path / "a.h5",
+    )
+    assert found.success.all()
+    exact = model.double()
+    for inputs in (found.final, found.minimal_input):
+        classes = exact(torch.from_numpy(inputs)).argmax(1).numpy()
+        np.testing.assert_array_equal(classes, found.target)
+    last = found.path_margin[found.path_offset[1:] - 1]
+    assert (last > 0).all()
+    assert (found.first_order_l2 >= 0).all()
+
+
 def test_names_come_before_numbers(tmp_path: Path) -> None:
     bundle = audit.export(
         linear(4, 3).eval(), tmp_path / "b", input_shape=(4,), classes=("1", "2", "three")

@@ -23,7 +23,8 @@ from oracles import write_dataset
 
 KEYS = {
     "source", "bundle", "bundle_path", "target", "norm", "objective", "clip", "raw_dtype",
-    "ascents", "succeeded", "surviving", "outcomes", "rows", "seconds", "ascent",
+    "ascents", "succeeded", "surviving", "minimal_surviving", "outcomes", "rows", "seconds",
+    "ascent",
 }  # fmt: skip
 SHIPPED = Path(audit.__file__).parent / "shipped" / "mnist"
 

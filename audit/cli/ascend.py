@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import audit
 from audit.ascent_summary import summary_from_ascents, text_from_summary
-from audit.cli import interrupt
 from audit.cli.output import echo_json, echo_lines
+from audit.cli.progress import with_bar
 from audit.options import DEVICES, NORMS, OBJECTIVES
-
-if TYPE_CHECKING:
-    from audit.ascent import Ascents
 
 
 class Bounds(click.ParamType):  # type: ignore[type-arg]
@@ -86,29 +82,13 @@ def ascend(
     """
     started = time.perf_counter()
     shown = not (quiet or as_json) and sys.stderr.isatty()
-    ascents = _ascend_with_bar(source, shown, index=index or None, **options)
+    ascents = with_bar(
+        "ascending",
+        shown,
+        lambda advance: audit.ascend(source, index=index or None, progress=advance, **options),
+    )
     if not quiet:
         summary = summary_from_ascents(ascents, time.perf_counter() - started)
         echo_json(summary) if as_json else echo_lines(text_from_summary(summary))
     if strict and ascents.succeeded < ascents.count:
         sys.exit(1)
-
-
-def _ascend_with_bar(source: str, shown: bool, **options: Any) -> Ascents:
-    with contextlib.ExitStack() as stack:
-        bar: Any = None
-
-        def advance(done: int, total: int) -> None:
-            # Made with the first samples: a mistake found before is one line, not a bar and a line.
-            nonlocal bar
-            interrupt.check()
-            if bar is None:
-                bar = stack.enter_context(
-                    click.progressbar(
-                        length=total, label="ascending", file=sys.stderr, hidden=not shown
-                    )
-                )
-            bar.update(done - bar.pos)
-
-        with interrupt.deferred():
-            return audit.ascend(source, progress=advance, **options)

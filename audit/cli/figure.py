@@ -83,7 +83,10 @@ def _draw_ascents(
     from audit.ascent import load_ascents
     from audit.ascent_figure import ascent_figures
 
+    names = given.pop("feature_names", None)
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         raise OptionError(f"{option}: for findings, and {source} is an ascent file; leave it out")
-    return ascent_figures(load_ascents(source), out_dir, index=index, format=formats)
+    return ascent_figures(
+        load_ascents(source), out_dir, index=index, format=formats, feature_names=names
+    )

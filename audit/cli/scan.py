@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import click
 
 import audit
-from audit.cli import interrupt
 from audit.cli.output import echo_json, echo_lines
+from audit.cli.progress import with_bar
 from audit.options import DEVICES, PRECISIONS
 from audit.summary import summary_from_findings, text_from_summary
 
@@ -43,29 +42,11 @@ def scan(dataset: str, strict: bool, as_json: bool, quiet: bool, **options: Any)
     """
     started = time.perf_counter()
     shown = not (quiet or as_json) and sys.stderr.isatty()
-    findings = _scan_with_bar(dataset, options, shown)
+    findings = with_bar(
+        "scanning", shown, lambda advance: audit.scan(dataset, progress=advance, **options)
+    )
     if not quiet:
         summary = summary_from_findings(findings, time.perf_counter() - started)
         echo_json(summary) if as_json else echo_lines(text_from_summary(summary))
     if strict and findings.nonfinite:
         sys.exit(1)
-
-
-def _scan_with_bar(dataset: str, options: dict[str, Any], shown: bool) -> audit.Findings:
-    with contextlib.ExitStack() as stack:
-        bar: Any = None
-
-        def advance(done: int, total: int) -> None:
-            # Made with the first samples: a mistake found before is one line, not a bar and a line.
-            nonlocal bar
-            interrupt.check()
-            if bar is None:
-                bar = stack.enter_context(
-                    click.progressbar(
-                        length=total, label="scanning", file=sys.stderr, hidden=not shown
-                    )
-                )
-            bar.update(done - bar.pos)
-
-        with interrupt.deferred():
-            return audit.scan(dataset, progress=advance, **options)
