@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from audit.ascent import OUTCOMES
+from audit.text_table import aligned, shown_distance
 
 if TYPE_CHECKING:
     from audit.ascent import Ascents
@@ -112,19 +113,11 @@ def _table(summary: dict[str, Any]) -> list[str]:
             str(each["index"]),
             " → ".join(each["names"]),
             str(each["steps"]) if reached else each["outcome"],
-            _shown(each["distance_l2"]),
-            _shown(each["distance_linf"]),
-            _shown(each[f"first_order_{norm}"]),
+            shown_distance(each["distance_l2"]),
+            shown_distance(each["distance_linf"]),
+            shown_distance(each[f"first_order_{norm}"]),
         ]
-        cells += [_shown(each[f"minimal_distance_{norm}"])] if minimised else []
+        cells += [shown_distance(each[f"minimal_distance_{norm}"])] if minimised else []
         cells += ["reaches" if survives else "-" if not reached else "falls short"]
         rows.append(cells)
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [header, *rows]
-    ]
-
-
-def _shown(distance: float | None) -> str:
-    return "-" if distance is None else f"{distance:.3g}"
+    return aligned([header, *rows])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from audit.text_table import aligned, shown_distance
+
 if TYPE_CHECKING:
     from audit.findings import Findings
 
@@ -122,17 +124,9 @@ def _table(closest: list[dict[str, Any]]) -> list[str]:
             " / ".join(tie["names"]),
             "unknown" if tie["label"] is None else tie["label_name"],
             f"{tie['margin']:.6f}",
-            _shown(tie["distance_l2"]),
-            _shown(tie["distance_linf"]),
+            shown_distance(tie["distance_l2"]),
+            shown_distance(tie["distance_linf"]),
         ]
         for tie in closest
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [header, *rows]
-    ]
-
-
-def _shown(distance: float | None) -> str:
-    return "-" if distance is None else f"{distance:.3g}"
+    return aligned([header, *rows])
