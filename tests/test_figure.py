@@ -199,8 +199,8 @@ def test_signals_are_lines(channels: int) -> None:
 
     assert_array_equal(lines(SAMPLE), tie.x)
     for which, name in enumerate((GRADIENT, OTHER_GRADIENT)):
-        assert_array_equal(lines(name)[:-1], tie.gradient[which])
-        assert_array_equal(lines(name)[-1], [0, 0])
+        assert_array_equal(lines(name)[1:], tie.gradient[which])
+        assert_array_equal(lines(name)[0], [0, 0])
     for which, name in enumerate((PROJECTION, OTHER_PROJECTION)):
         assert_array_equal(lines(name)[:channels], tie.x)
         assert_array_equal(lines(name)[channels:], tie.projections(3)[which])

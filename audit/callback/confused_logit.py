@@ -81,6 +81,8 @@ class ConfusedLogitCallback(Callback):
             class_names=None if class_names is None else tuple(class_names),
             feature_names=None if feature_names is None else tuple(feature_names),
         )
+        # Once: Lightning asks for it at each of a step's hooks, for its profiler.
+        self._state_key = f"{type(self).__qualname__}{self.options.key}"
         self._session: Session | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class ConfusedLogitCallback(Callback):
     @property
     @override
     def state_key(self) -> str:
-        return f"{type(self).__qualname__}{self.options.key}"
+        return self._state_key
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

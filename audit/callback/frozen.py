@@ -31,6 +31,9 @@ from audit.gradients import PairGradients, boundary_distances, pair_gradients
 ROWS_AT_ONCE = 32
 CHANGEABLE = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 MODULES_OWN = frozenset(vars(nn.Module()))
+REGISTERED = ("_parameters", "_buffers", "_modules")
+DEPTH = 3  # of containers within containers that are copied
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 WAY_OUT = "give logits_fn, a function from the module and samples to logits (N, C)"
 
 
@@ -52,9 +55,10 @@ class FrozenNetwork:
         self.fast = fast
         self.canonical = canonical
         self._network = _Network(module, logits_fn)
-        self._own = dict(self._network.named_parameters())
-        self._buffers = dict(self._network.named_buffers())
-        self._parameters: dict[torch.dtype, dict[str, Tensor]] = {}
+        self._own: dict[str, Tensor] = {
+            **{name: each.detach() for name, each in self._network.named_parameters()},
+            **dict(self._network.named_buffers()),
+        }
         self._device = _device_of(module)
 
     def evaluated(self, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,17 +98,15 @@ class FrozenNetwork:
             try:
                 # cuDNN has no backward pass for recurrent layers in evaluation mode.
                 with torch.backends.cudnn.flags(enabled=False):
-                    # A leaf can't be modified in place, as forward may do with what it gets.
-                    part = pair_gradients(
-                        lambda leaf: self._call(leaf.clone(), self.canonical), inputs, pair
-                    )
+                    # The backward pass within the call, too: a checkpoint runs forward again in it.
+                    part = self._call(inputs, self.canonical, pair)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as exc:
                 raise ModelError(
                     f"the logits have no gradient with respect to the samples ({last_line(exc)}); "
                     "remove detach(), torch.no_grad() and numpy from what forward does with them, "
-                    f"or {WAY_OUT}"
+                    f"give checkpoints use_reentrant=False, or {WAY_OUT}"
                 ) from exc
             gradient[rows] = part.cpu().numpy()
         return PairGradients(gradient, *boundary_distances(gradient, margin))
@@ -120,28 +122,12 @@ class FrozenNetwork:
     def _tensor(self, x: NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(x).to(self._device, self.canonical, copy=True)
 
-    def _call(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        # `forward` may change a buffer in place; the user's is to stay, and so is this one's copy.
-        lent = {name: _cast(each, dtype, copy=True) for name, each in self._buffers.items()}
-        lent.update(self._weights(dtype))
-        try:
-            made: Tensor = functional_call(self._network, lent, (x,)) if lent else self._network(x)
-            return made
-        except (torch.OutOfMemoryError, ModelError):
-            raise
-        except Exception as exc:
-            raise ModelError(
-                f"{self._network.name} fails on samples of shape {tuple(x.shape)}, {x.dtype}, in "
-                f"evaluation mode: {last_line(exc)}; {WAY_OUT}"
-            ) from exc
-
-    def _weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Parameters in this dtype; without those that are as exact already."""
-        if dtype not in self._parameters:
-            cast = {n: _cast(p.detach(), dtype) for n, p in self._own.items()}
-            changed = {n: each for n, each in cast.items() if each.dtype != self._own[n].dtype}
-            self._parameters[dtype] = changed
-        return self._parameters[dtype]
+    def _call(self, x: Tensor, dtype: torch.dtype, pair: Tensor | None = None) -> Tensor:
+        """Logits, or the gradients of each sample's `pair` of them."""
+        # `forward` may change buffers and weights in place; the user's are to stay.
+        lent = {name: _cast(each, dtype, copy=True) for name, each in self._own.items()}
+        made: Tensor = functional_call(self._network, lent, (x, pair))
+        return made
 
 
 class _Network(nn.Module):
@@ -153,7 +139,24 @@ class _Network(nn.Module):
         self._logits_fn = logits_fn
         self.name = type(module).__name__ if logits_fn is None else "logits_fn"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pair: Tensor | None) -> Tensor:
+        if pair is None:
+            return self._logits(x)
+        # A leaf can't be modified in place, as the module may do with what it gets.
+        return pair_gradients(lambda leaf: self._logits(leaf.clone()), x, pair)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        try:
+            return self._called(x)
+        except (torch.OutOfMemoryError, ModelError):
+            raise
+        except Exception as exc:
+            raise ModelError(
+                f"{self.name} fails on samples of shape {tuple(x.shape)}, {x.dtype}, in "
+                f"evaluation mode: {last_line(exc)}; {WAY_OUT}"
+            ) from exc
+
+    def _called(self, x: Tensor) -> Tensor:
         if self._logits_fn is not None:
             return self._logits_fn(self.module, x)
         # Only what this very call leaves there is of these samples.
@@ -170,28 +173,42 @@ def untouched(module: nn.Module) -> Iterator[None]:
     device = _device_of(module)
     training = [each for each in modules if each.training]
     attributes = [dict(vars(each)) for each in modules]
+    registered = [
+        {name: dict(own) for name in REGISTERED if isinstance(own := vars(each).get(name), dict)}
+        for each in modules
+    ]
     try:
         for each in training:
             # Not by eval(), which takes the whole tree and may be the user's own.
             each.training = False
-        for each in modules:
-            vars(each).update(_own_values(each))
-            if hasattr(type(each), "log_dict"):  # a LightningModule; log_dict calls log
-                vars(each)["log"] = _ignore
         with (
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
             _randomness_kept(device),
             _compiler_off(),
         ):
+            for each in modules:
+                vars(each).update(_own_values(each))
+                if hasattr(type(each), "log_dict"):  # a LightningModule; log_dict calls log
+                    vars(each)["log"] = _ignore
             yield
     finally:
-        for each, before in zip(modules, attributes, strict=True):
-            vars(each).clear()
-            vars(each).update(before)
+        for each, before, contents in zip(modules, attributes, registered, strict=True):
+            _put_back(vars(each), before)
+            for name, content in contents.items():
+                _put_back(vars(each)[name], content)
         for each in training:
             if not each.training:  # a ScriptModule's flag is no attribute of Python's
                 each.training = True
+
+
+def _put_back(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+    """Only what differs: a dict that was emptied and filled again is slower to look up."""
+    for name in attributes.keys() - before.keys():
+        del attributes[name]
+    for name, value in before.items():
+        if name not in attributes or attributes[name] is not value:
+            attributes[name] = value
 
 
 @contextlib.contextmanager
@@ -218,14 +235,30 @@ def _compiler_off() -> Iterator[None]:
 
 def _own_values(module: nn.Module) -> dict[str, Any]:
     """Copies of what `forward` may change in place: lists, dicts, plain tensors and so on."""
-    made: dict[str, Any] = {}
-    for name, value in vars(module).items():
-        if name in MODULES_OWN:
-            continue
-        if isinstance(value, Tensor):
-            made[name] = value.detach().clone()
-        elif type(value) in CHANGEABLE:
-            made[name] = copy.copy(value)
+    values = {name: each for name, each in vars(module).items() if name not in MODULES_OWN}
+    copies = {name: _copied(each, DEPTH) for name, each in values.items()}
+    return {name: each for name, each in copies.items() if each is not values[name]}
+
+
+def _copied(value: Any, depth: int) -> Any:
+    """A copy with copies in it, of what is known to change; anything else is itself."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
+    if isinstance(value, GENERATORS):
+        return copy.deepcopy(value)
+    if type(value) not in CHANGEABLE:
+        return value
+    made = copy.copy(value)
+    if depth > 0 and isinstance(made, dict):
+        for key, each in made.items():
+            made[key] = _copied(each, depth - 1)
+    elif depth > 0 and isinstance(made, list | deque):
+        for place, each in enumerate(made):
+            made[place] = _copied(each, depth - 1)
     return made
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from audit.errors import last_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -98,10 +100,21 @@ class Publisher:
     def __bool__(self) -> bool:
         return bool(self._served)
 
-    def publish(self, picture: Picture) -> None:
-        """To all of them."""
-        for logger, adapter in self._served:
-            adapter(logger, picture)
+    def publish(self, picture: Picture) -> list[str]:
+        """To all of them.
+
+        Returns:
+            What was wrong with those that failed, in words; they get no more pictures.
+        """
+        failures = []
+        for served in list(self._served):
+            logger, adapter = served
+            try:
+                adapter(logger, picture)
+            except Exception as exc:  # whatever a logger's server, disk or client raises
+                self._served.remove(served)
+                failures.append(f"{type(logger).__name__}: {type(exc).__name__}: {last_line(exc)}")
+        return failures
 
 
 def _adapter(logger: Any) -> Adapter | None:

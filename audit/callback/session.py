@@ -262,7 +262,8 @@ class Session:
         when = f"epoch {moment.epoch}, step {moment.step}, {seen.stage} batch {seen.batch}"
         for place, tie in enumerate(looked.ties, start=1):
             png = png_of(tie, self._options, when)
-            self._publisher.publish(Picture(f"{tag}/{place}", moment.step, png))
+            for failure in self._publisher.publish(Picture(f"{tag}/{place}", moment.step, png)):
+                self.warn(f"{failure}; it gets no more pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
