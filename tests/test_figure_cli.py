@@ -364,7 +364,7 @@ MISTAKES: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     "ascent, closest": (of_ascent("--closest", 1), ("--closest", "is an ascent file")),
     "ascent, model": (of_ascent("--model", "mnist"), ("--model", "is an ascent file")),
     "ascent, k": (of_ascent("-k", 2), ("--projection-factor", "is an ascent file")),
-    "ascent, names": (of_ascent("--feature-names", "a"), ("--feature-names", "ascent file")),
+    "ascent, names": (of_ascent("--feature-names", "a"), ("--feature-names", "got 1 names")),
     "ascent, index": (of_ascent("--index", 17), ("17",)),
 }
 
