@@ -172,3 +172,23 @@ def test_a_logger_that_fails_is_left_out(tmp_path: Path) -> None:
     assert sum("no more pictures" in str(each.message) for each in warned) == 1
     assert trained.trainer.global_step == 4 * (trained.trainer.max_epochs or 0)
     assert load_findings(tmp_path / "c.h5").flagged > 0
+
+
+class Drawing(CSVLogger):
+    """Draws a number whenever it is asked where it writes."""
+
+    @property
+    @override
+    def log_dir(self) -> str:
+        torch.rand(())
+        np.random.random()
+        return super().log_dir
+
+
+def test_what_a_logger_draws_is_not_drawn_from_training(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    module = Lit(nn.Sequential(nn.Linear(12, 16), nn.Dropout(0.5), nn.Linear(16, 4)))
+    without = fit(copy.deepcopy(module), DATA, logger=Drawing(tmp_path / "a"))
+    trained = fit(module, DATA, [watching()], logger=Drawing(tmp_path / "b"))
+    assert list((tmp_path / "b").rglob("*.png"))
+    assert_same_training(trained, without)

@@ -184,7 +184,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
         with (
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
-            _randomness_kept(device),
+            randomness_kept(device),
             _compiler_off(),
         ):
             for each in modules:
@@ -212,7 +212,8 @@ def _put_back(attributes: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _randomness_kept(device: torch.device) -> Iterator[None]:
+def randomness_kept(device: torch.device) -> Iterator[None]:
+    """What is drawn in here, from any of the three generators, isn't drawn for training."""
     python, legacy = random.getstate(), np.random.get_state(legacy=False)
     own = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(own, device_type="cuda"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from audit.callback.batches import Batch, array_from, batch_from, labels_from
-from audit.callback.frozen import FrozenNetwork, untouched
+from audit.callback.frozen import FrozenNetwork, randomness_kept, untouched
 from audit.callback.loggers import Picture, Publisher
 from audit.callback.look import Look, Moment, identity, look
 from audit.callback.options import STAGES, CallbackOptions
@@ -146,7 +146,9 @@ class Session:
             return
         if looked.recorded:
             self._record(looked.found)
-        self._publish(seen, moment, looked)
+        if looked.ties:
+            with randomness_kept(batch.x.device):  # a logger may name things at random
+                self._publish(seen, moment, looked)
 
     def end(self, trainer: Trainer, how: str) -> None:
         """Give the findings their name.
@@ -248,8 +250,6 @@ class Session:
             self._writer = None
 
     def _publish(self, seen: Seen, moment: Moment, looked: _Looked) -> None:
-        if not looked.ties:
-            return
         tag = f"{self._name}/{seen.stage}"
         if seen.stage == "validation":  # the same batches each time: a step is then an epoch
             tag += f"/loader_{seen.loader}" if seen.loader else ""
