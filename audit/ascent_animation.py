@@ -16,7 +16,7 @@ from PIL import Image
 
 from audit.ascent_curves import draw_probability
 from audit.ascent_record import AscentRecord
-from audit.ascent_sheet import title_of
+from audit.ascent_sheet import MAX_NAMED, title_of
 from audit.ascent_view import view_of_ascent
 from audit.figure_sheet import wrapped
 
@@ -56,6 +56,8 @@ def _frames(ascent: AscentRecord) -> Pixels:
         inputs.set_title(f"step {step} of {ascent.steps}", fontsize=9)
         view.draw_input(inputs, which)
         view.draw_names(inputs)
+        if view.features > MAX_NAMED:
+            inputs.tick_params(axis="y", labelsize=5)
         changes.set_title("change so far", fontsize=9)
         view.draw_change(changes, which)
         draw_probability(curve, ascent, until=step)

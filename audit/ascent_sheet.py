@@ -21,6 +21,7 @@ from audit.figure_text import shown, shown_number
 SIZE = (11.0, 8.2)  # inches
 MAX_INPUTS = 8
 LEAST_COLUMNS = 6
+MAX_NAMED = 14  # names of more features overlap beside an input; the change below has them all
 
 
 class _Line(NamedTuple):
@@ -79,7 +80,7 @@ def _draw_inputs(
         name = "sample" if which == 0 else f"step {ascent.input_steps[which]}"
         axes.set_title(name, fontsize=9)
         view.draw_input(axes, number)
-        if number:
+        if number or view.features > MAX_NAMED:
             axes.tick_params(labelleft=False)
 
 

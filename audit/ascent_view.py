@@ -24,11 +24,13 @@ class AscentView:
     Attributes:
         view: Its projections are inputs, its gradients changes.
         channels: Lines of a signal; 0: it is none.
+        features: Bars; 0: it has none.
         notes: What a reader must know of it, a sentence each.
     """
 
     view: View
     channels: int
+    features: int
     notes: list[str]
 
     def draw_input(self, axes: Axes, which: int) -> None:
@@ -63,6 +65,7 @@ def view_of_ascent(
     return AscentView(
         view=view,
         channels=len(sample) if isinstance(view, LineView) else 0,
+        features=min(sample.size, MAX_FEATURES) if isinstance(view, BarView) else 0,
         notes=_notes(view, fields),
     )
 

@@ -166,6 +166,25 @@ def test_features_can_have_names(ascents_of: Callable[..., Ascents], tmp_path: P
         ascent_figures(found, tmp_path, feature_names=["a", "b"])
 
 
+def test_names_of_features_do_not_overlap(ascents_of: Callable[..., Ascents]) -> None:
+    few = record_of_ascent(ascents_of("tabular"), 0)
+    many = replace(few, inputs=np.tile(few.inputs, 2))
+    for ascent in (few, many):
+        sheet = drawn(ascent)
+        named = 0
+        for axes in fields(sheet).values():
+            if axes.get_title().startswith("margin"):
+                continue
+            boxes = [
+                label.get_window_extent()
+                for label in axes.get_yticklabels()
+                if label.get_visible() and label.get_text()
+            ]
+            named += bool(boxes)
+            assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+        assert named == (2 if ascent is few else 1)
+
+
 def test_animation(digits: Ascents) -> None:
     row = int(np.flatnonzero((digits.index == 18) & (digits.target == 8))[0])
     ascent = record_of_ascent(digits, row)
@@ -238,11 +257,11 @@ def test_index_and_default_rows(digits: Ascents, tmp_path: Path) -> None:
     ]
 
 
-def test_same_bytes_twice(digits: Ascents, tmp_path: Path) -> None:
+def test_same_bytes_twice(ascents_of: Callable[..., Ascents], tmp_path: Path) -> None:
+    found = ascents_of("sequence", minimal=True)
     every = ["png", "svg", "pdf", "gif"]
-    drawings = [
-        ascent_figures(digits, tmp_path / name, index=[18], format=every)[:4] for name in "ab"
-    ]
+    drawings = [ascent_figures(found, tmp_path / name, format=every) for name in "ab"]
+    assert [len(paths) for paths in drawings] == [4, 4]
     for one, other in zip(*drawings, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
