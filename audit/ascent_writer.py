@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +52,7 @@ class AscentRows:
     minimal: Minimal | None
 
 
-class AscentWriter:
+class AscentWriter(NewFile):
     """Appends ascents; a context manager that leaves nothing behind unless finished."""
 
     def __init__(self, out: Path, bundle: Bundle, minimal: bool) -> None:
@@ -67,24 +65,7 @@ class AscentWriter:
         self._bundle = bundle
         self._minimal = minimal
         self._succeeded = 0
-        self._new = NewFile(out)
-        self._file = self._new.file
-        try:
-            with self._new.disk_errors():
-                self._create()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> AscentWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give up, unless `finish` was called."""
-        self._new.close()
+        super().__init__(out)
 
     def append(self, rows: AscentRows) -> None:
         """Add the next ascents.
@@ -93,21 +74,21 @@ class AscentWriter:
             OutputError: The disk is full or gone.
         """
         climbed = rows.climbed
-        with self._new.disk_errors():
-            for name, dataset in self._file["ascent"].items():
+        with self.disk_errors():
+            for name, dataset in self.file["ascent"].items():
                 extend(dataset, getattr(climbed if name in CLIMBED else rows, name))
             for group, lengths in (
                 ("path", climbed.path_length),
                 ("frame", climbed.frame_length),
             ):
-                offset = self._file[group]["offset"]
+                offset = self.file[group]["offset"]
                 extend(offset, offset[-1] + np.cumsum(lengths))
-            extend(self._file["path/probability"], climbed.path_probability)
-            extend(self._file["path/margin"], climbed.path_margin)
-            extend(self._file["frame/step"], climbed.frame_step)
-            extend(self._file["frame/input"], climbed.frame_input)
+            extend(self.file["path/probability"], climbed.path_probability)
+            extend(self.file["path/margin"], climbed.path_margin)
+            extend(self.file["frame/step"], climbed.frame_step)
+            extend(self.file["frame/input"], climbed.frame_input)
             if rows.minimal is not None:
-                for name, dataset in self._file["minimal"].items():
+                for name, dataset in self.file["minimal"].items():
                     extend(dataset, getattr(rows.minimal, name))
         self._succeeded += int(rows.success.sum())
 
@@ -124,12 +105,10 @@ class AscentWriter:
         Raises:
             OutputError: The disk is full or gone.
         """
-        with self._new.disk_errors():
-            root = self._file.attrs
-            root["schema"] = SCHEMA
-            root["tool_version"] = version("near-tie-audit")
-            root["created"] = datetime.now(UTC).isoformat()
-            root["ascents"] = len(self._file["ascent/index"])
+        with self.disk_errors():
+            root = self.file.attrs
+            self.stamp(SCHEMA)
+            root["ascents"] = len(self.file["ascent/index"])
             root["succeeded"] = self._succeeded
             root["minimised"] = self._minimal
             for name, document in (
@@ -140,7 +119,7 @@ class AscentWriter:
                 ("engine", engine),
             ):
                 root[name] = json.dumps(document, allow_nan=False)
-        self._new.commit()
+        self.commit()
 
     def _create(self) -> None:
         preprocess = self._bundle.manifest.preprocess
@@ -174,23 +153,23 @@ class AscentWriter:
         if self._minimal:
             layout["minimal"] = {"input": (real, space), **rounded}
         for group, arrays in layout.items():
-            node = self._file.create_group(group)
+            node = self.file.create_group(group)
             for name, (dtype, row) in arrays.items():
                 create_rows(node, name, dtype, row)
         for group in ("path", "frame"):
-            extend(self._file[group]["offset"], np.zeros(1, dtype=np.int64))
+            extend(self.file[group]["offset"], np.zeros(1, dtype=np.int64))
         self._write_nexus(len(space))
 
     def _write_nexus(self, rank: int) -> None:
         """What a viewer opens first, and as what it draws it."""
-        self._file.attrs["NX_class"] = "NXroot"
-        self._file.attrs["default"] = "ascent"
-        ascent = self._file["ascent"]
+        self.file.attrs["NX_class"] = "NXroot"
+        self.file.attrs["default"] = "ascent"
+        ascent = self.file["ascent"]
         ascent.attrs["NX_class"] = "NXdata"
         ascent.attrs["signal"] = "final"
         kind = "image" if rank == 3 else "spectrum"
         for name in ("ascent/input", "ascent/final", "ascent/rounded", "frame/input"):
-            self._file[name].attrs["interpretation"] = kind
+            self.file[name].attrs["interpretation"] = kind
 
 
 def check_ascent_output(out: Path) -> None:

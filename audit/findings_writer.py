@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +56,7 @@ class FindingsLayout:
     no_gradients: bool = False
 
 
-class FindingsWriter:
+class FindingsWriter(NewFile):
     """Appends what was found; a context manager that leaves nothing behind unless finished."""
 
     def __init__(self, out: Path, layout: FindingsLayout) -> None:
@@ -70,24 +68,7 @@ class FindingsWriter:
         check_findings_output(out)
         self._layout = layout
         self._totals = Totals(layout.classes)
-        self._new = NewFile(out)
-        self._file = self._new.file
-        try:
-            with self._new.disk_errors():
-                self._create()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> FindingsWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give up, unless `finish` was called."""
-        self._new.close()
+        super().__init__(out)
 
     def append(self, found: Found) -> None:
         """Add what the next samples brought.
@@ -95,13 +76,13 @@ class FindingsWriter:
         Raises:
             OutputError: The disk is full or gone.
         """
-        with self._new.disk_errors():
-            for name in self._file["flagged"]:
-                extend(self._file["flagged"][name], getattr(found, name))
-            extend(self._file["nonfinite/index"], found.nonfinite_index)
+        with self.disk_errors():
+            for name in self.file["flagged"]:
+                extend(self.file["flagged"][name], getattr(found, name))
+            extend(self.file["nonfinite/index"], found.nonfinite_index)
             if self._layout.keep_all:
-                extend(self._file["scan/margin"], found.scan_margin)
-                extend(self._file["scan/classes"], found.scan_classes)
+                extend(self.file["scan/margin"], found.scan_margin)
+                extend(self.file["scan/classes"], found.scan_classes)
         self._totals.add(found)
 
     def finish(self, dataset: dict[str, Any], engine: dict[str, Any]) -> None:
@@ -114,10 +95,10 @@ class FindingsWriter:
         Raises:
             OutputError: The disk is full or gone.
         """
-        with self._new.disk_errors():
+        with self.disk_errors():
             self._write_summary()
             self._write_attributes(dataset, engine)
-        self._new.commit()
+        self.commit()
 
     def _create(self) -> None:
         preprocess = self._layout.preprocess
@@ -127,20 +108,20 @@ class FindingsWriter:
             "input": preprocess.raw_shape,
             "gradient": (2, *preprocess.input_shape),
         }
-        flagged = self._file.create_group("flagged")
+        flagged = self.file.create_group("flagged")
         for name, dtype in ROWS.items():
             if name in NEEDS_GRADIENT and self._layout.no_gradients:
                 continue
             kind = np.dtype(dtype or preprocess.raw_dtype)
             create_rows(flagged, name, kind, shapes.get(name, ()))
-        create_rows(self._file.create_group("nonfinite"), "index", np.dtype(np.int64), ())
+        create_rows(self.file.create_group("nonfinite"), "index", np.dtype(np.int64), ())
         if self._layout.keep_all:
-            scan = self._file.create_group("scan")
+            scan = self.file.create_group("scan")
             create_rows(scan, "margin", np.dtype(np.float32), ())
             create_rows(scan, "classes", np.dtype(np.int32), (2,))
 
     def _write_summary(self) -> None:
-        summary = self._file.create_group("summary")
+        summary = self.file.create_group("summary")
         totals = self._totals
         create_array(summary, "pairs", totals.pairs)
         create_array(summary, "margin_edges", MARGIN_EDGES)
@@ -150,15 +131,13 @@ class FindingsWriter:
         summary.attrs["correct"] = totals.correct
 
     def _write_attributes(self, dataset: dict[str, Any], engine: dict[str, Any]) -> None:
-        layout, root = self._layout, self._file.attrs
-        root["schema"] = SCHEMA
-        root["tool_version"] = version("near-tie-audit")
-        root["created"] = datetime.now(UTC).isoformat()
+        layout, root = self._layout, self.file.attrs
+        self.stamp(SCHEMA)
         root["eps"] = layout.eps
         root["min_logit"] = np.nan if layout.min_logit is None else layout.min_logit
         root["scanned"] = self._totals.scanned
-        root["flagged"] = len(self._file["flagged/index"])
-        root["nonfinite"] = len(self._file["nonfinite/index"])
+        root["flagged"] = len(self.file["flagged/index"])
+        root["nonfinite"] = len(self.file["nonfinite/index"])
         root["dataset"] = json.dumps(dataset)
         root["bundle"] = json.dumps(layout.bundle)
         root["engine"] = json.dumps(engine)
@@ -166,9 +145,9 @@ class FindingsWriter:
 
     def _write_nexus(self) -> None:
         """What a viewer opens first, and as what it draws it."""
-        self._file.attrs["NX_class"] = "NXroot"
-        self._file.attrs["default"] = "flagged" if self._file.attrs["flagged"] else "summary"
-        flagged, summary = self._file["flagged"], self._file["summary"]
+        self.file.attrs["NX_class"] = "NXroot"
+        self.file.attrs["default"] = "flagged" if self.file.attrs["flagged"] else "summary"
+        flagged, summary = self.file["flagged"], self.file["summary"]
         flagged.attrs["NX_class"] = "NXdata"
         flagged.attrs["signal"] = "margin" if self._layout.no_gradients else "gradient"
         rank = flagged[flagged.attrs["signal"]].ndim
@@ -188,8 +167,8 @@ class FindingsWriter:
         summary.attrs["axes"] = ["margin_edges"]
         summary.attrs["margin_edges_indices"] = 0
         summary["margin_edges"].attrs["units"] = "logit"
-        if "scan" in self._file:
-            scan = self._file["scan"]
+        if "scan" in self.file:
+            scan = self.file["scan"]
             scan.attrs["NX_class"] = "NXdata"
             scan.attrs["signal"] = "margin"
 

@@ -6,8 +6,10 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -24,7 +26,7 @@ class NewFile:
     """A context manager that leaves nothing behind unless `commit` was called.
 
     Attributes:
-        file: Open for writing, inside `disk_errors`.
+        file: Open for writing, inside `disk_errors`. What a subclass's `_create` laid out is there.
     """
 
     def __init__(self, out: Path, option: str = "-o") -> None:
@@ -41,9 +43,11 @@ class NewFile:
                 contextlib.closing(_created(self._scratch, out, option))
             )
             self.file = stack.enter_context(h5py.File(self._disk, "w", libver=("earliest", "v110")))
+            with self.disk_errors():
+                self._create()
             self._cleanup = stack.pop_all()
 
-    def __enter__(self) -> NewFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,6 +56,16 @@ class NewFile:
     def close(self) -> None:
         """Close; what wasn't committed is removed."""
         self._cleanup.close()
+
+    def _create(self) -> None:
+        """Lay out groups and empty datasets."""
+
+    def stamp(self, schema: str) -> None:
+        """Write what every file of ours says of itself."""
+        root = self.file.attrs
+        root["schema"] = schema
+        root["tool_version"] = version("near-tie-audit")
+        root["created"] = datetime.now(UTC).isoformat()
 
     @contextlib.contextmanager
     def disk_errors(self) -> Iterator[None]:

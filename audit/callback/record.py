@@ -54,8 +54,8 @@ class TrainingWriter(FindingsWriter):
             self._totals.add(found)
             return
         super().append(found)
-        with self._new.disk_errors():
-            training = self._file["training"]
+        with self.disk_errors():
+            training = self.file["training"]
             extend(training["row"], found.row)
             for name, value in asdict(found.moment).items():
                 extend(training[name], np.full(len(found.row), value, dtype=np.int64))
@@ -77,7 +77,7 @@ class TrainingWriter(FindingsWriter):
 
     def _create(self) -> None:
         super()._create()
-        training = self._file.create_group("training")
+        training = self.file.create_group("training")
         training.attrs["NX_class"] = "NXcollection"
         for name in COLUMNS:
             create_rows(training, name, np.dtype(np.int64), ())
