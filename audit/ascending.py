@@ -17,7 +17,7 @@ from audit.ascent import REACHED, Ascents, load_ascents
 from audit.ascent_source import Source, open_source
 from audit.ascent_writer import AscentRows, AscentWriter, Minimal, check_ascent_output
 from audit.bundle import TORCHSCRIPT
-from audit.climb import Climbers, climb
+from audit.climb import Climbers, climb, per_row
 from audit.decide import canonical_top2
 from audit.errors import DatasetError, OptionError
 from audit.forward import available_threads
@@ -242,7 +242,7 @@ class _Line:
         success: NDArray[np.bool_],
         already: NDArray[np.bool_],
     ) -> Minimal:
-        smallest = np.where(_like(success, x), x, np.nan)
+        smallest = np.where(per_row(success, x), x, np.nan)
         rounded = raw.copy()
         shrinks = np.flatnonzero(success & ~already)
         if len(shrinks):
@@ -299,10 +299,6 @@ def _box(options: AscendOptions, preprocess: Preprocess) -> Box:
     )
     low, high = np.sort(preprocess.to_input_space(whole).reshape(2, -1)[:, 0].astype(np.float64))
     return Box(float(low), float(high))
-
-
-def _like(values: NDArray[Any], x: NDArray[np.float64]) -> NDArray[Any]:
-    return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _l2(difference: NDArray[np.float64]) -> NDArray[np.float64]:

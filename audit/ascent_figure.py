@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from audit.errors import OptionError
 from audit.figure import (
+    WAY_OUT,
     check_feature_names,
+    check_formats,
     import_matplotlib,
-    make_directory,
     plain_settings,
     save_figure,
-    write_file,
 )
+from audit.output_file import make_directory, write_file
 
 if TYPE_CHECKING:
     from audit.ascent import Ascents
@@ -65,13 +66,13 @@ def ascent_figures(
     paths = []
     for row in rows:
         ascent = record_of_ascent(ascents, row, names)
-        make_directory(Path(out_dir))
+        make_directory(Path(out_dir), WAY_OUT)
         for name in formats:
             path = Path(out_dir) / f"ascent-{ascent.index}-to-{ascent.target}.{name}"
             if name == ANIMATION:
                 with plain_settings():
                     content = gif_from_ascent(ascent)
-                write_file(path, content)
+                write_file(path, content, WAY_OUT)
             else:
                 with plain_settings():
                     sheet = sheet_from_ascent(ascent)
@@ -84,11 +85,7 @@ def _formats(wanted: str | Sequence[str] | None) -> tuple[str, ...]:
     if wanted is None:
         return DEFAULT_FORMATS
     formats = (wanted,) if isinstance(wanted, str) else tuple(dict.fromkeys(wanted))
-    if not formats:
-        raise OptionError(f"--format: none given; expected of {', '.join(FORMATS)}")
-    for name in formats:
-        if name not in FORMATS:
-            raise OptionError(f"--format {name}: expected of {', '.join(FORMATS)}")
+    check_formats(formats, FORMATS)
     return formats
 
 

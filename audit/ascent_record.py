@@ -9,6 +9,7 @@ import numpy as np
 
 from audit.ascent import OUTCOMES, REACHED
 from audit.errors import AscentError
+from audit.near_tie import name_of_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,9 +96,7 @@ class AscentRecord:
 
     def name(self, class_index: int) -> str:
         """That class's name; of one that has none, its number."""
-        if 0 <= class_index < len(self.class_names):
-            return self.class_names[class_index]
-        return f"class {class_index}"
+        return name_of_class(self.class_names, class_index)
 
 
 def record_of_ascent(

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from audit.ascent_record import AscentRecord
 from audit.figure_images import picture_of
 from audit.figure_scale import Fields, Values, drawable, limits_of
-from audit.figure_text import shown_name
+from audit.figure_text import shown_class
 from audit.figure_views import MAX_FEATURES, BarView, LineView, View, view_of_fields
 
 NAME_LIMIT = 24
@@ -72,7 +72,7 @@ def view_of_ascent(
 
 def name_in_figure(ascent: AscentRecord, class_index: int, limit: int = NAME_LIMIT) -> str:
     """The class's name, as far as there is room."""
-    return shown_name(ascent.name(class_index), class_index, limit)
+    return shown_class(ascent, class_index, limit)
 
 
 def _notes(view: View, fields: Fields) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def climb(canonical: Canonical, climbers: Climbers, options: AscendOptions, box:
             frames[row].add(step, each)
         direction = _direction(gradient, options.norm)
         with np.errstate(over="ignore", invalid="ignore"):
-            moved = box.clip(x + _like(climbers.step[rows], x) * direction)
+            moved = box.clip(x + per_row(climbers.step[rows], x) * direction)
         flat = (len(x), -1)
         ended = np.select(
             [
@@ -197,7 +197,7 @@ def _direction(gradient: NDArray[np.float64], norm: str) -> NDArray[np.float64]:
         )
 
 
-def _like(values: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+def per_row(values: NDArray[Any], x: NDArray[np.float64]) -> NDArray[Any]:
     """(n,) with as many axes as `x`."""
     return values.reshape(-1, *(1,) * (x.ndim - 1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from audit.gradients import Canonical
 
 # Top-2 logits this close, relative to their size, are equal: a matrix product sums the columns of
 # two equal rows in different orders, so that the last bits of equal logits differ, and differ
@@ -62,6 +59,16 @@ class Decided:
     disagreement: float
 
 
+class CanonicalLogits(Protocol):
+    """What decides: the TorchScript module of a bundle, or a network in training."""
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Logits (N, C) of input-space samples (N, *input_shape)."""
+
+    def logits_alone(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """As `logits`, each sample by itself."""
+
+
 class Top2(NamedTuple):
     """The two largest logits of each row, those that differ by rounding alone being equal.
 
@@ -84,7 +91,7 @@ class GuardBroken(Exception):
 
 
 def decide(
-    canonical: Callable[[], Canonical],
+    canonical: Callable[[], CanonicalLogits],
     preprocess: Preprocess,
     guard: Guard,
     options: ScanOptions,

@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 import os
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit.errors import InstallationError, OptionError, OutputError
+from audit.errors import InstallationError, OptionError
 from audit.findings import Findings, load_findings
+from audit.output_file import make_directory, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 CLOSEST = 5
+WAY_OUT = "; name another directory with -o"
 DPI = 120
 # Neither the time nor a random number: the same findings give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
@@ -70,15 +71,20 @@ class FigureOptions:
         ):
             raise OptionError(f"--closest {self.closest}: expected 1 or more")
         check_factor(self.projection_factor)
-        if not self.formats:
-            raise OptionError(f"--format: none given; expected of {', '.join(FORMATS)}")
-        for name in self.formats:
-            if name == "gif":
-                raise OptionError(
-                    f"--format gif: for ascents, which move; expected of {', '.join(FORMATS)}"
-                )
-            if name not in FORMATS:
-                raise OptionError(f"--format {name}: expected of {', '.join(FORMATS)}")
+        if "gif" in self.formats:
+            raise OptionError(
+                f"--format gif: for ascents, which move; expected of {', '.join(FORMATS)}"
+            )
+        check_formats(self.formats, FORMATS)
+
+
+def check_formats(formats: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `OptionError` where there are none, or one that isn't known."""
+    if not formats:
+        raise OptionError(f"--format: none given; expected of {', '.join(known)}")
+    for name in formats:
+        if name not in known:
+            raise OptionError(f"--format {name}: expected of {', '.join(known)}")
 
 
 def check_factor(factor: float) -> None:
@@ -207,30 +213,15 @@ def save_figure(sheet: Figure, path: Path) -> None:
     Raises:
         OutputError: It can't be written.
     """
-    format = path.suffix[1:]
+    write_file(path, bytes_from_figure(sheet, path.suffix[1:]), WAY_OUT)
+
+
+def bytes_from_figure(sheet: Figure, format: str) -> bytes:
+    """The file of that format; the same for the same figure."""
     content = io.BytesIO()
     with plain_settings():
         sheet.savefig(content, format=format, dpi=DPI, metadata=METADATA[format])
-    write_file(path, content.getbuffer())
-
-
-def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write to a temporary file, which is renamed when complete.
-
-    Raises:
-        OutputError: It can't be written.
-    """
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        try:
-            scratch.write_bytes(content)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as exc:
-        raise OutputError(
-            f"{path}: can't be written ({exc.strerror}); name another directory with -o"
-        ) from exc
+    return content.getvalue()
 
 
 def _write_all(
@@ -249,25 +240,11 @@ def _write_all(
             projection_factor=options.projection_factor,
             feature_names=options.feature_names,
         )
-        make_directory(out_dir)
+        make_directory(out_dir, WAY_OUT)
         for format in options.formats:
             path = out_dir / f"near-tie-{tie.index}.{format}"
             save_figure(sheet, path)
             yield path
-
-
-def make_directory(path: Path) -> None:
-    """Make it where it isn't there.
-
-    Raises:
-        OutputError: It can't be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(
-            f"{path}: can't be made a directory ({exc.strerror}); name another with -o"
-        ) from exc
 
 
 def _rows(findings: Findings, options: FigureOptions) -> list[int]:

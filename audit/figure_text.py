@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Protocol
 
 from matplotlib import font_manager
 
-from audit.near_tie import NearTie
+
+class Named(Protocol):
+    """A near tie or an ascent."""
+
+    def name(self, class_index: int) -> str:
+        """That class's name."""
+
 
 REPLACEMENT = "�"
 ELLIPSIS = "…"
@@ -29,14 +36,9 @@ def shown(text: str, limit: int) -> str:
     return line
 
 
-def shown_class(tie: NearTie, class_index: int, limit: int) -> str:
+def shown_class(drawn: Named, class_index: int, limit: int) -> str:
     """The class's name; its number where the font has none of its characters."""
-    return shown_name(tie.name(class_index), class_index, limit)
-
-
-def shown_name(name: str, class_index: int, limit: int) -> str:
-    """The class's name; its number where the font has none of its characters."""
-    line = shown(name, limit)
+    line = shown(drawn.name(class_index), limit)
     if not set(line) - {REPLACEMENT, ELLIPSIS, " "}:
         return f"class {class_index}"
     return line

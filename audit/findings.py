@@ -181,9 +181,12 @@ class Findings:
     def rows(self, name: str, rows: Sequence[int]) -> NDArray[Any]:
         """Some rows of `input` or `gradient`, in the order asked for; no others are read."""
         dtype, shape = LARGE[name]
-        wanted = sorted({range(self.flagged)[row] for row in rows})  # as HDF5 selects
-        values = self._read(f"flagged/{name}", dtype, self.flagged, *shape, rows=wanted)
-        return values[[wanted.index(range(self.flagged)[row]) for row in rows]]
+        import numpy as np
+
+        positions = np.array([range(self.flagged)[row] for row in rows], dtype=np.int64)
+        wanted, place = np.unique(positions, return_inverse=True)  # ascending, as HDF5 selects
+        values = self._read(f"flagged/{name}", dtype, self.flagged, *shape, rows=wanted.tolist())
+        return values[place]
 
     def _read(
         self, name: str, dtype: str | None, *shape: Any, rows: list[int] | None = None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from audit.errors import DatasetError, DatasetNotFoundError, OptionError, OutputError
 from audit.options import SPLITS
+from audit.output_file import write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +193,7 @@ def _download(directory: Path, file: IdxFile, mirrors: Sequence[str]) -> None:
             reasons.append(f"{url}: {getattr(exc, 'reason', exc)}")
             continue
         if _is_original(data, file):
-            _write_bytes(target, data)
+            write_file(target, data)
             return
         reasons.append(f"{url}: not the original file (its SHA-256 differs)")
     raise DatasetError(f"{file.name}: can't be fetched; tried {'; '.join(reasons)}")
@@ -205,16 +206,6 @@ def _is_original(data: bytes, file: IdxFile) -> bool:
     except zlib.error:
         return False
     return hashlib.sha256(content).hexdigest() == file.sha256
-
-
-def _write_bytes(target: Path, data: bytes) -> None:
-    scratch = target.with_name(f".{target.name}.partial")
-    try:
-        scratch.write_bytes(data)
-        scratch.replace(target)
-    except OSError as exc:
-        scratch.unlink(missing_ok=True)
-        raise OutputError(f"{target}: can't be written ({exc.strerror})") from exc
 
 
 def _make_directory(directory: Path) -> None:

@@ -53,9 +53,7 @@ class NearTie:
 
     def name(self, class_index: int) -> str:
         """That class's name; of one that has none, its number."""
-        if 0 <= class_index < len(self.class_names):
-            return self.class_names[class_index]
-        return f"class {class_index}"
+        return name_of_class(self.class_names, class_index)
 
     def projections(self, factor: float) -> NDArray[np.float64]:
         """Compute x + factor · gradient, for a and b, float64 (2, *input_shape)."""
@@ -63,6 +61,11 @@ class NearTie:
 
         with np.errstate(over="ignore", invalid="ignore"):
             return self.x.astype(np.float64) + factor * self.gradient.astype(np.float64)
+
+
+def name_of_class(names: Sequence[str], class_index: int) -> str:
+    """That class's name; of one that has none, its number."""
+    return names[class_index] if 0 <= class_index < len(names) else f"class {class_index}"
 
 
 def near_ties_from_findings(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audit.errors import last_line
+from audit.output_file import make_directory, write_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,8 +69,8 @@ def to_mlflow(logger: Any, picture: Picture) -> None:
 def to_files(logger: Any, picture: Picture) -> None:
     """Into a folder beside the table of a logger that keeps tables only."""
     path = Path(logger.log_dir) / "figures" / picture.file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture.png)
+    make_directory(path.parent)
+    write_file(path, picture.png)
 
 
 ADAPTERS: dict[str, Adapter] = {

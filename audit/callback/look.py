@@ -7,7 +7,7 @@ the flags, the classes and the gradients belong together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from audit.callback.batches import array_from
 from audit.callback.frozen import FrozenNetwork
 from audit.decide import Kept, decide
 from audit.found import Found, count_margins
-from audit.gradients import Canonical, PairGradients
+from audit.gradients import PairGradients
 from audit.guard import Guard
 from audit.options import ScanOptions
 from audit.preprocess import Preprocess, layouts_of
@@ -186,7 +186,7 @@ def _settled(
     kept: Kept,
     most: int | None,
 ) -> _Settled:
-    decided = decide(lambda: cast(Canonical, network), preprocess, GUARD, options, kept)
+    decided = decide(lambda: network, preprocess, GUARD, options, kept)
     flagged = np.flatnonzero(decided.flagged)
     margin = decided.logits[flagged, 0] - decided.logits[flagged, 1]
     if most is not None:

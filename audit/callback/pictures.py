@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 
 from audit.callback.look import Look
 from audit.callback.options import CallbackOptions
-from audit.figure import DPI, near_tie_figure, plain_settings
+from audit.figure import bytes_from_figure, near_tie_figure
 from audit.near_tie import NearTie
 from audit.preprocess import Preprocess
 
@@ -68,7 +66,4 @@ def png_of(tie: NearTie, options: CallbackOptions, when: str) -> bytes:
         feature_names=options.feature_names,
         title=f"{when}, sample {tie.index}: {a} or {b}?",
     )
-    png = io.BytesIO()
-    with plain_settings():
-        sheet.savefig(png, format="png", dpi=DPI)
-    return png.getvalue()
+    return bytes_from_figure(sheet, "png")

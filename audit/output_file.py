@@ -1,0 +1,47 @@
+"""Files of results that aren't HDF5: there whole, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audit.errors import OutputError
+
+
+def write_file(path: Path, content: bytes | memoryview, way_out: str = "") -> None:
+    """Write to a temporary file, which is renamed when complete.
+
+    Args:
+        path: Where.
+        content: What.
+        way_out: What else the user can do, for the message.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    import secrets  # takes milliseconds, which commands that write none needn't wait
+
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            scratch.write_bytes(content)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"{path}: can't be written ({exc.strerror}){way_out}") from exc
+
+
+def make_directory(path: Path, way_out: str = "") -> None:
+    """Make it, and those above it, where it isn't there.
+
+    Args:
+        path: Where.
+        way_out: What else the user can do, for the message.
+
+    Raises:
+        OutputError: It can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(f"{path}: can't be made a directory ({exc.strerror}){way_out}") from exc
