@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Bundle:
             "manifest_sha256": self.manifest_sha256,
             "files": {name: record.sha256 for name, record in self.manifest.files.items()},
             **describe_model(self.manifest.name, self.manifest.classes, self.manifest.preprocess),
+            "parity": asdict(self.manifest.parity),
         }
 
     def read(self, name: str) -> bytes:

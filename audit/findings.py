@@ -29,6 +29,7 @@ OPTIONAL = {  # what a scan can leave out → the way to have it
         ("flagged/gradient", "flagged/distance_l2", "flagged/distance_linf"), "gradients"
     ),
     **dict.fromkeys(("scan/margin", "scan/classes"), "--keep-all"),
+    "summary/labels": "this version of near-tie-audit",
 }
 # What is read by rows: name under /flagged → dtype and shape of a row.
 LARGE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
@@ -157,6 +158,11 @@ class Findings:
     def pairs(self) -> NDArray[np.int64]:
         """Flagged samples per (a, b), int64 (C, C)."""
         return self._read("summary/pairs", "int64", None, None)
+
+    @cached_property
+    def label_counts(self) -> NDArray[np.int64]:
+        """Scanned samples per true class, int64 (C,)."""
+        return self._read("summary/labels", "int64", None)
 
     @cached_property
     def margin_edges(self) -> NDArray[np.float64]:

@@ -124,10 +124,11 @@ class FindingsWriter(NewFile):
         summary = self.file.create_group("summary")
         totals = self._totals
         create_array(summary, "pairs", totals.pairs)
+        create_array(summary, "labels", totals.label_counts)
         create_array(summary, "margin_edges", MARGIN_EDGES)
         create_array(summary, "margin_counts", totals.margin_counts)
         summary.attrs["degenerate"] = -1 if self._layout.no_gradients else totals.degenerate
-        summary.attrs["labelled"] = totals.labelled
+        summary.attrs["labelled"] = int(totals.label_counts.sum())
         summary.attrs["correct"] = totals.correct
 
     def _write_attributes(self, dataset: dict[str, Any], engine: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Found:
     degenerate: int
     nonfinite_index: NDArray[np.int64]
     margin_counts: NDArray[np.int64]
-    labelled: int
+    label_counts: NDArray[np.int64]
     correct: int
     scan_margin: NDArray[np.float32]
     scan_classes: NDArray[np.int32]
@@ -42,7 +42,7 @@ class Totals:
     def __init__(self, classes: int) -> None:
         self.scanned = 0
         self.degenerate = 0
-        self.labelled = 0
+        self.label_counts = np.zeros(classes, dtype=np.int64)
         self.correct = 0
         self.pairs = np.zeros((classes, classes), dtype=np.int64)
         self.margin_counts = np.zeros(len(MARGIN_EDGES) - 1, dtype=np.int64)
@@ -51,10 +51,15 @@ class Totals:
         """Count it in."""
         self.scanned += found.scanned
         self.degenerate += found.degenerate
-        self.labelled += found.labelled
+        self.label_counts += found.label_counts
         self.correct += found.correct
         self.margin_counts += found.margin_counts
         np.add.at(self.pairs, (found.classes[:, 0], found.classes[:, 1]), 1)
+
+
+def count_labels(label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Samples a true class, int64 (C,); those whose label is unknown, -1, aren't counted."""
+    return np.bincount(label[label >= 0], minlength=classes)
 
 
 def count_margins(margin: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from audit.decide import Decided, Kept, decide
 from audit.fast_pass import Line, Passed, Segment, fast_pass
-from audit.found import Found
+from audit.found import Found, count_labels
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
@@ -122,7 +122,7 @@ def _settled(
         degenerate=explained.degenerate,
         nonfinite_index=kept.index[~decided.finite],
         margin_counts=np.sum([each.margin_counts for each in blocks], axis=0),
-        labelled=int((labels >= 0).sum()),
+        label_counts=count_labels(labels, len(line.manifest.classes)),
         correct=sum(each.correct for each in blocks) + int(right.sum()),
         scan_margin=np.concatenate([each.margin for each in blocks]),
         scan_classes=np.concatenate([each.classes for each in blocks]),

@@ -33,6 +33,7 @@ ARRAYS = {
     **{name: f"flagged/{name}" for name in ROWS},
     "nonfinite_index": "nonfinite/index",
     "pairs": "summary/pairs",
+    "label_counts": "summary/labels",
     "margin_edges": "summary/margin_edges",
     "margin_counts": "summary/margin_counts",
     "scan_margin": "scan/margin",
@@ -61,7 +62,7 @@ def segment(rng: np.random.Generator, start: int, flagged: int, scanned: int) ->
         degenerate=int(np.isnan(distance).sum()),
         nonfinite_index=np.sort(rng.choice(scanned, 2, replace=False)) + start,
         margin_counts=rng.integers(0, 9, len(MARGIN_EDGES) - 1),
-        labelled=scanned - 3,
+        label_counts=rng.multinomial(scanned - 3, np.full(10, 0.1)),
         correct=scanned - 5,
         scan_margin=rng.random(scanned, dtype=np.float32),
         scan_classes=rng.integers(0, 10, (scanned, 2), dtype=np.int32),
@@ -123,8 +124,8 @@ def joined(parts: list[SegmentFindings], name: str) -> NDArray[Any]:
         return pairs
     if name == "margin_edges":
         return MARGIN_EDGES
-    if name == "margin_counts":
-        counts: NDArray[Any] = np.stack([part.margin_counts for part in parts]).sum(axis=0)
+    if name in ("label_counts", "margin_counts"):
+        counts: NDArray[Any] = np.stack([getattr(part, name) for part in parts]).sum(axis=0)
         return counts
     return np.concatenate([getattr(part, name) for part in parts])
 
@@ -159,7 +160,7 @@ def test_round_trip(flagged: tuple[int, ...], write: Write, mnist_bundle: Bundle
 
 
 def test_no_labels_no_min_logit(write: Write) -> None:
-    parts = [replace(part, labelled=0, correct=0) for part in segments()]
+    parts = [replace(part, label_counts=np.zeros(10, np.int64), correct=0) for part in segments()]
     findings = load_findings(write(parts))
     assert findings.min_logit is None
     assert findings.accuracy is None
@@ -433,6 +434,7 @@ assert "audit" not in sys.modules
         "flagged/distance_linf": ("float64", (m,)),
         "nonfinite/index": ("int64", (6,)),
         "summary/pairs": ("int64", (10, 10)),
+        "summary/labels": ("int64", (10,)),
         "summary/margin_edges": ("float64", (bins + 1,)),
         "summary/margin_counts": ("int64", (bins,)),
         "scan/margin": ("float32", (n,)),

@@ -248,6 +248,7 @@ def test_labels_and_accuracy(network_bundle: Callable[[str], Bundle], tmp_path: 
     )
     right = all_logits(seeded("tabular").double(), x).argmax(axis=1) == labels
     assert found.labelled == (labels >= 0).sum()
+    np.testing.assert_array_equal(found.label_counts, np.bincount(labels[labels >= 0]))
     assert found.correct == right.sum()
     np.testing.assert_array_equal(found.label, labels[found.index])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from audit.callback.batches import array_from
 from audit.callback.frozen import FrozenNetwork
 from audit.decide import Kept, decide
-from audit.found import Found, count_margins
+from audit.found import Found, count_labels, count_margins
 from audit.gradients import PairGradients
 from audit.guard import Guard
 from audit.options import ScanOptions
@@ -118,7 +118,7 @@ def look(
         degenerate=int(settled.explained.degenerate.sum()),
         nonfinite_index=start + rows[~settled.finite],
         margin_counts=count_margins(top2.margin),
-        labelled=int((label >= 0).sum()),
+        label_counts=count_labels(label, fast.shape[1]),
         correct=_right_by_far(fast, top2, label, near) + int(right.sum()),
         scan_margin=NO_MARGIN,
         scan_classes=NO_CLASSES,

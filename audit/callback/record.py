@@ -66,7 +66,7 @@ class TrainingWriter(FindingsWriter):
         dataset = {
             "path": None,
             "images": "batches",
-            "labels": "labels" if totals.labelled else None,
+            "labels": "labels" if totals.label_counts.any() else None,
             "samples": totals.scanned,
             "shape": p.raw_shape,
             "dtype": p.raw_dtype,
