@@ -13,6 +13,7 @@ try:
 
     from audit.cli import interrupt
     from audit.cli.ascend import ascend
+    from audit.cli.config import config
     from audit.cli.data import data
     from audit.cli.export import export
     from audit.cli.figure import figure
@@ -47,7 +48,15 @@ def cli() -> None:
     """
 
 
-for command in (scan, ascend, figure, export, info, data):
+for command in (
+    scan,
+    export,
+    figure,
+    ascend,
+    info,
+    config,
+    data,
+):
     cli.add_command(command)
 
 

@@ -10,8 +10,11 @@ import click
 
 import audit
 from audit.ascent_summary import summary_from_ascents, text_from_summary
+from audit.cli.completion import BUNDLE, FILE
+from audit.cli.configured import ConfiguredCommand, is_configured
 from audit.cli.output import echo_json, echo_lines
 from audit.cli.progress import with_bar
+from audit.errors import DatasetNotFoundError
 from audit.options import DEVICES, NORMS, OBJECTIVES
 
 
@@ -31,8 +34,8 @@ class Bounds(click.ParamType):  # type: ignore[type-arg]
         return low, high
 
 
-@click.command()
-@click.argument("source", metavar="FINDINGS.h5|DATA.h5")
+@click.command(cls=ConfiguredCommand)
+@click.argument("source", type=FILE, metavar="FINDINGS.h5|DATA.h5")
 @click.option(
     "--index", type=int, multiple=True, help="Position in the dataset; may be given several times."
 )
@@ -62,8 +65,10 @@ class Bounds(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--frames", type=int, default=8, show_default=True, help="Inputs kept along each ascent."
 )
-@click.option("--model", metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships.")
-@click.option("-o", "--out", metavar="ASCENT.h5", help="[default: NAME.ascent.h5 here]")
+@click.option(
+    "--model", type=BUNDLE, metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships."
+)
+@click.option("-o", "--out", type=FILE, metavar="ASCENT.h5", help="[default: NAME.ascent.h5 here]")
 @click.option("--threads", type=int, help="[default: all processors]")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @click.option("--images", metavar="NAME", help="Name of the samples in a dataset.")
@@ -72,14 +77,26 @@ class Bounds(click.ParamType):  # type: ignore[type-arg]
 @click.option("--strict", is_flag=True, help="Exit with 1 where a target wasn't reached.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
+@click.pass_context
 def ascend(
-    source: str, index: tuple[int, ...], strict: bool, as_json: bool, quiet: bool, **options: Any
+    ctx: click.Context,
+    /,
+    source: str,
+    index: tuple[int, ...],
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Push samples up a gradient until the network says another class.
 
     Of findings, all near ties or those of --index; of a dataset, the samples of --index. The model
-    is the one that was scanned with; of a dataset, it is found as 'audit scan' finds it.
+    is the one that was scanned with; of a dataset, it is found as 'audit scan' finds it. What
+    audit.toml sets is the default of --device, and of a dataset's --images and --labels.
     """
+    names = [name for name in ("images", "labels") if is_configured(ctx, name)]
+    if names and _is_ours(source):  # then there are no datasets to name, and to give one is wrong
+        options |= dict.fromkeys(names)
     started = time.perf_counter()
     shown = not (quiet or as_json) and sys.stderr.isatty()
     ascents = with_bar(
@@ -92,3 +109,10 @@ def ascend(
         echo_json(summary) if as_json else echo_lines(text_from_summary(summary))
     if strict and ascents.succeeded < ascents.count:
         sys.exit(1)
+
+
+def _is_ours(path: str) -> bool:
+    from audit import hdf5
+    from audit.ascent_source import WHAT
+
+    return hdf5.schema_of(path, DatasetNotFoundError, WHAT).startswith("audit-")

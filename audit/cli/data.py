@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from audit.cli.completion import DIRECTORY, FILE
 from audit.options import SPLITS
 
 
@@ -13,11 +14,17 @@ def data() -> None:
 
 
 @data.command()
-@click.option("--from", "source", metavar="DIR", help="Directory of the IDX files, gzipped or not.")
+@click.option(
+    "--from",
+    "source",
+    type=DIRECTORY,
+    metavar="DIR",
+    help="Directory of the IDX files, gzipped or not.",
+)
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--download", is_flag=True, help="Fetch what DIR lacks, into it.")
 @click.option("--mirror", "mirrors", metavar="URL", multiple=True, help="Fetch from there.")
-@click.option("-o", "--out", metavar="FILE.h5", default="mnist.h5", show_default=True)
+@click.option("-o", "--out", type=FILE, metavar="FILE.h5", default="mnist.h5", show_default=True)
 def mnist(
     source: str | None, split: str, download: bool, mirrors: tuple[str, ...], out: str
 ) -> None:

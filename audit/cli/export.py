@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import audit
+from audit.cli.completion import DIRECTORY, FILE
 from audit.cli.names import names_from_option
 from audit.cli.output import echo_lines
 from audit.options import RAW_DTYPES
@@ -44,8 +45,10 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 @click.command()
-@click.argument("factory", metavar="MODULE_OR_FILE.py:FACTORY")
-@click.option("--weights", metavar="FILE", help=".safetensors, state dict .pt/.pth, or .ckpt.")
+@click.argument("factory", type=FILE, metavar="MODULE_OR_FILE.py:FACTORY")
+@click.option(
+    "--weights", type=FILE, metavar="FILE", help=".safetensors, state dict .pt/.pth, or .ckpt."
+)
 @click.option(
     "--input-shape", type=_Numbers(int), required=True, help="Of the network, e.g. 1,28,28."
 )
@@ -60,12 +63,23 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 @click.option("--offset", type=_Numbers(_number), callback=_single, default="0", show_default=True)
 @click.option("--mean", type=_Numbers(_number), help="One number, or one a channel.")
 @click.option("--std", type=_Numbers(_number), help="One number, or one a channel.")
-@click.option("--classes", metavar="NAMES", help="a,b,c or a text file with a name a line.")
-@click.option("--parity-data", metavar="DATA.h5", help="Prove parity on its samples.")
+@click.option(
+    "--classes", type=FILE, metavar="NAMES", help="a,b,c or a text file with a name a line."
+)
+@click.option("--parity-data", type=FILE, metavar="DATA.h5", help="Prove parity on its samples.")
 @click.option("--pt2", is_flag=True, help="Also write model.pt2 (torch.export).")
 @click.option("--int8", is_flag=True, help="Also write model.int8.onnx, which scans may use.")
-@click.option("--calibration", metavar="DATA.h5", help="Quantise by its samples, with --int8.")
-@click.option("-o", "--out", metavar="BUNDLE", required=True, help="Directory of the bundle.")
+@click.option(
+    "--calibration", type=FILE, metavar="DATA.h5", help="Quantise by its samples, with --int8."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=DIRECTORY,
+    metavar="BUNDLE",
+    required=True,
+    help="Directory of the bundle.",
+)
 def export(
     factory: str, out: str, weights: str | None, classes: str | None, **options: Any
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audit.cli.completion import BUNDLE, DIRECTORY, FILE
 from audit.cli.names import names_from_option
 from audit.cli.output import echo_lines
 from audit.errors import FindingsError, OptionError
@@ -18,12 +19,12 @@ WHAT = "findings made by 'audit scan' or ascents made by 'audit ascend'"
 
 
 @click.command()
-@click.argument("source", metavar="FINDINGS.h5|ASCENT.h5")
+@click.argument("source", type=FILE, metavar="FINDINGS.h5|ASCENT.h5")
 @click.option(
     "--index", type=int, multiple=True, help="Position in the dataset; may be given several times."
 )
 @click.option("--closest", type=int, help="So many near ties, of smallest margin. [default: 5]")
-@click.option("-o", "--out", metavar="DIR", help="[default: NAME-figures here]")
+@click.option("-o", "--out", type=DIRECTORY, metavar="DIR", help="[default: NAME-figures here]")
 @click.option(
     "--format",
     "formats",
@@ -33,10 +34,14 @@ WHAT = "findings made by 'audit scan' or ascents made by 'audit ascend'"
 )
 @click.option("-k", "--projection-factor", type=float, help="k of x + k · gradient. [default: 3]")
 @click.option(
-    "--model", metavar="BUNDLE", help="The bundle that was scanned with, where it has moved."
+    "--model",
+    type=BUNDLE,
+    metavar="BUNDLE",
+    help="The bundle that was scanned with, where it has moved.",
 )
 @click.option(
     "--feature-names",
+    type=FILE,
     metavar="NAMES",
     help="Of tabular samples: a,b,c or a text file with a name a line.",
 )

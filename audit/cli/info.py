@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from audit.cli.completion import FILE
 from audit.cli.output import echo_json, echo_lines
 from audit.info import info as describe
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=FILE)
 @click.option("--images", metavar="NAME", help="Of a dataset: name of the samples in the file.")
 @click.option("--labels", metavar="NAME", help="Of a dataset: name of the labels in the file.")
 @click.option(
@@ -19,7 +20,7 @@ from audit.info import info as describe
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(path: str, as_json: bool, **options: Any) -> None:
-    """Say what a dataset, a bundle, a findings or an ascent file holds."""
+    """Say what a dataset, a bundle, a findings, ascent or diff file holds."""
     document = describe(path, **options)
     echo_json(document) if as_json else echo_lines("\n".join(_lines(document)))
 

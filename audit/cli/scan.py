@@ -9,17 +9,25 @@ from typing import Any
 import click
 
 import audit
+from audit.cli.completion import BUNDLE, FILE
+from audit.cli.configured import ConfiguredCommand
 from audit.cli.output import echo_json, echo_lines
 from audit.cli.progress import with_bar
 from audit.options import DEVICES, PRECISIONS
 from audit.summary import summary_from_findings, text_from_summary
 
 
-@click.command()
-@click.argument("dataset", metavar="DATA.h5")
-@click.option("--eps", type=float, required=True, help="Near-tie threshold ε, in logit units.")
-@click.option("--model", metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships.")
-@click.option("-o", "--out", metavar="FINDINGS.h5", help="[default: NAME.findings.h5 here]")
+@click.command(cls=ConfiguredCommand)
+@click.argument("dataset", type=FILE, metavar="DATA.h5")
+@click.option(
+    "--eps", type=float, help="Near-tie threshold ε, in logit units; required, unless configured."
+)
+@click.option(
+    "--model", type=BUNDLE, metavar="BUNDLE", help="Bundle directory, or 'mnist', which ships."
+)
+@click.option(
+    "-o", "--out", type=FILE, metavar="FINDINGS.h5", help="[default: NAME.findings.h5 here]"
+)
 @click.option("--min-logit", type=float, help="Flag only where the largest logit exceeds this.")
 @click.option("--batch-size", type=int, help="Samples a forward call. [default: the fastest]")
 @click.option("--threads", type=int, help="[default: all processors]")
@@ -38,8 +46,15 @@ def scan(dataset: str, strict: bool, as_json: bool, quiet: bool, **options: Any)
     """Find the near ties of a dataset and write them, with gradients, to HDF5.
 
     The model comes from --model, else AUDIT_MODEL, else 'model' in audit.toml, else the dataset's
-    attribute 'audit_bundle'.
+    attribute 'audit_bundle'. What audit.toml sets is the default of --eps, --min-logit, --device,
+    --images and --labels; 'audit config' shows it.
     """
+    if options["eps"] is None:
+        raise click.UsageError(
+            "Missing option '--eps'; give one, such as --eps 0.1, or write eps = 0.1 into "
+            "audit.toml.",
+            click.get_current_context(),
+        )
     started = time.perf_counter()
     shown = not (quiet or as_json) and sys.stderr.isatty()
     findings = with_bar(
