@@ -7,9 +7,13 @@ loads what it needs when it is called.
 from audit.ascend import ascend as ascend
 from audit.ascent import Ascents as Ascents
 from audit.ascent import load_ascents as load_ascents
+from audit.diff import Diff as Diff
+from audit.diff import diff as diff
 from audit.errors import AuditError as AuditError
 from audit.export import export as export
 from audit.figure import figure as figure
 from audit.findings import Findings as Findings
 from audit.findings import load_findings as load_findings
+from audit.history import History as History
+from audit.history import history as history
 from audit.scan import scan as scan

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audit.errors import FindingsError, NotRecordedError
 from audit.hdf5_reader import ResultReader, json_object
@@ -36,6 +36,18 @@ LARGE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
     "input": (None, (...,)),
     "gradient": ("float32", (2, ...)),
 }
+
+
+class ScanRows(NamedTuple):
+    """What the fast pass made of consecutive samples; only with `keep_all`.
+
+    Attributes:
+        margin: float32 (n,); NaN: not finite.
+        classes: Top-2, int32 (n, 2); -1: not finite.
+    """
+
+    margin: NDArray[np.float32]
+    classes: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,21 @@ class Findings:
         """Every sample's top-2 of the fast pass, int32 (N, 2); only with `keep_all`."""
         return self._read("scan/classes", "int32", self.scanned, 2)
 
+    @cached_property
+    def kept_all(self) -> bool:
+        """Whether the scan recorded every sample's margin and classes."""
+        reader = _reader(self.path)
+        with reader.open() as file:
+            return reader.dataset(file, "scan/margin") is not None
+
+    def scan_rows(self, start: int, stop: int) -> ScanRows:
+        """Samples `start` to `stop` of `scan_margin` and `scan_classes`; no others are read."""
+        rows = slice(start, stop)
+        return ScanRows(
+            self._read("scan/margin", "float32", self.scanned, rows=rows),
+            self._read("scan/classes", "int32", self.scanned, 2, rows=rows),
+        )
+
     def rows(self, name: str, rows: Sequence[int]) -> NDArray[Any]:
         """Some rows of `input` or `gradient`, in the order asked for; no others are read."""
         dtype, shape = LARGE[name]
@@ -195,11 +222,11 @@ class Findings:
         return values[place]
 
     def _read(
-        self, name: str, dtype: str | None, *shape: Any, rows: list[int] | None = None
+        self, name: str, dtype: str | None, *shape: Any, rows: list[int] | slice | None = None
     ) -> NDArray[Any]:
         """The array; `dtype` None: any number, a size None: any, `...` at the end: more axes.
 
-        `rows`, ascending, are read and no others; None: all are.
+        `rows`, ascending or a slice, are read and no others; None: all are.
         """
         from audit import hdf5
 
@@ -273,7 +300,9 @@ def _from_attributes(path: Path, file: Any) -> Findings:
     )
     if not (math.isfinite(findings.eps) and math.isfinite(findings.min_logit or 0)):
         raise ValueError("a threshold that is not a finite number")
-    if findings.scanned < 1 or not 0 <= findings.correct <= findings.labelled <= findings.scanned:
+    if findings.scanned < max(1, findings.flagged, findings.nonfinite) or not (
+        0 <= findings.correct <= findings.labelled <= findings.scanned
+    ):
         raise ValueError("counts that contradict each other")
     return findings
 

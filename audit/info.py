@@ -1,4 +1,4 @@
-"""What a dataset, bundle, findings or ascent file holds."""
+"""What a dataset, bundle, findings, ascent or diff file holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from audit.errors import FindingsError
 from audit.findings import load_findings
 
-WHAT = "a dataset, a bundle's directory, findings or ascents"
+WHAT = "a dataset, a bundle's directory, findings, ascents or a diff"
 
 
 def info(
@@ -18,7 +18,7 @@ def info(
     labels: str | None = None,
     allow_external: bool = False,
 ) -> dict[str, Any]:
-    """Describe a dataset, a bundle (or a shipped one's name), a findings or an ascent file.
+    """Describe a dataset, a bundle (or a shipped one's name), a findings, ascent or diff file.
 
     Args:
         path: Which.
@@ -27,7 +27,7 @@ def info(
         allow_external: Of a dataset file: follow links that lead out of it.
 
     Returns:
-        JSON-ready; "kind" is "dataset", "bundle", "findings" or "ascent".
+        JSON-ready; "kind" is "dataset", "bundle", "findings", "ascent" or "diff".
 
     Raises:
         AuditError: It is none of them, or damaged.
@@ -43,6 +43,8 @@ def info(
         return _of_findings(path)
     if schema.startswith("audit-ascent/"):
         return _of_ascents(path)
+    if schema.startswith("audit-diff/"):
+        return _of_diff(path)
     return _of_dataset(path, images, labels, allow_external)
 
 
@@ -97,6 +99,14 @@ def _of_ascents(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bundle": ascents.bundle,
         "engine": ascents.engine,
     }
+
+
+def _of_diff(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from audit.diff_file import load_diff_record
+
+    return {"kind": "diff", "path": str(path), **asdict(load_diff_record(path))}
 
 
 def _of_dataset(

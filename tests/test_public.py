@@ -20,8 +20,10 @@ COMMANDS = {
     "ascend",
     "config",
     "data",
+    "diff",
     "export",
     "figure",
+    "history",
     "info",
     "scan",
 }
@@ -44,8 +46,10 @@ def test_exported_names() -> None:
     verbs = {name for name in exported if name.islower()}
     assert verbs == {
         "ascend",
+        "diff",
         "export",
         "figure",
+        "history",
         "load_ascents",
         "load_findings",
         "scan",
@@ -53,7 +57,9 @@ def test_exported_names() -> None:
     assert exported - verbs == {
         "Ascents",
         "AuditError",
+        "Diff",
         "Findings",
+        "History",
     }
     assert all(callable(getattr(audit, name)) for name in exported)
 

@@ -15,8 +15,10 @@ try:
     from audit.cli.ascend import ascend
     from audit.cli.config import config
     from audit.cli.data import data
+    from audit.cli.diff import diff
     from audit.cli.export import export
     from audit.cli.figure import figure
+    from audit.cli.history import history
     from audit.cli.info import info
     from audit.cli.output import printable
     from audit.cli.scan import scan
@@ -51,6 +53,8 @@ def cli() -> None:
 for command in (
     scan,
     export,
+    diff,
+    history,
     figure,
     ascend,
     info,
