@@ -7,6 +7,9 @@ loads what it needs when it is called.
 from audit.ascend import ascend as ascend
 from audit.ascent import Ascents as Ascents
 from audit.ascent import load_ascents as load_ascents
+from audit.check import CheckResult as CheckResult
+from audit.check import GateResult as GateResult
+from audit.check import check as check
 from audit.diff import Diff as Diff
 from audit.diff import diff as diff
 from audit.errors import AuditError as AuditError

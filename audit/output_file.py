@@ -31,6 +31,19 @@ def write_file(path: Path, content: bytes | memoryview, way_out: str = "") -> No
         raise OutputError(f"{path}: can't be written ({exc.strerror}){way_out}") from exc
 
 
+def append_file(path: Path, content: bytes) -> None:
+    """Add to a file that others add to as well; it is made where it isn't there.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as exc:
+        raise OutputError(f"{path}: can't be written ({exc.strerror})") from exc
+
+
 def make_directory(path: Path, way_out: str = "") -> None:
     """Make it, and those above it, where it isn't there.
 

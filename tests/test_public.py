@@ -18,6 +18,7 @@ from conftest import Run
 HEAVY = {"torch", "onnx", "onnxruntime", "h5py", "numpy", "onnxscript", "safetensors", "matplotlib"}
 COMMANDS = {
     "ascend",
+    "check",
     "config",
     "data",
     "diff",
@@ -46,6 +47,7 @@ def test_exported_names() -> None:
     verbs = {name for name in exported if name.islower()}
     assert verbs == {
         "ascend",
+        "check",
         "diff",
         "export",
         "figure",
@@ -57,8 +59,10 @@ def test_exported_names() -> None:
     assert exported - verbs == {
         "Ascents",
         "AuditError",
+        "CheckResult",
         "Diff",
         "Findings",
+        "GateResult",
         "History",
     }
     assert all(callable(getattr(audit, name)) for name in exported)

@@ -13,6 +13,7 @@ try:
 
     from audit.cli import interrupt
     from audit.cli.ascend import ascend
+    from audit.cli.check import check
     from audit.cli.config import config
     from audit.cli.data import data
     from audit.cli.diff import diff
@@ -53,6 +54,7 @@ def cli() -> None:
 for command in (
     scan,
     export,
+    check,
     diff,
     history,
     figure,
