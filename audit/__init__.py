@@ -19,4 +19,5 @@ from audit.findings import Findings as Findings
 from audit.findings import load_findings as load_findings
 from audit.history import History as History
 from audit.history import history as history
+from audit.log import log as log
 from audit.scan import scan as scan

@@ -17,6 +17,7 @@ OBJECTIVES = ("prob", "logit", "margin")
 MAX_STEPS = 1_000_000
 MAX_FRAMES = 10_000
 MAX_POSITIONS = 2**63  # as int64 counts them
+TRACKERS = ("mlflow", "wandb", "tensorboard")
 RAW_DTYPES = ("uint8", "float16", "float32", "float64")
 
 
@@ -215,6 +216,45 @@ class AscendOptions:
                 raise OptionError(
                     f"--clip {shown}: expected the least and the greatest value, such as 0,1"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Where findings are logged, and how.
+
+    Attributes:
+        to: The experiment tracker.
+        experiment: MLflow's experiment, wandb's project, a folder of TensorBoard's.
+        run: Name of the run.
+        uri: MLflow's tracking URI; folder of wandb's or TensorBoard's files.
+        step: Of the metrics and figures.
+        closest: So many figures.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    to: str
+    experiment: str | None = None
+    run: str | None = None
+    uri: str | None = None
+    step: int | None = None
+    closest: int = 5
+
+    def __post_init__(self) -> None:
+        _check_choice("--to", self.to, TRACKERS)
+        for name in ("step", "closest"):
+            value = getattr(self, name)
+            if value is not None and not (_is_count(value) and 0 <= value < MAX_POSITIONS):
+                raise OptionError(f"--{name} {value}: expected 0 or more")
+        for name in ("experiment", "run", "uri"):
+            if getattr(self, name) == "":
+                raise OptionError(f"--{name}: empty; leave it out")
+
+    @property
+    def starts_no_run(self) -> bool:
+        """Whether a run that is going on will do."""
+        return self.experiment is None and self.run is None and self.uri is None
 
 
 def _is_count(value: object) -> bool:

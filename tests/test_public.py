@@ -26,6 +26,7 @@ COMMANDS = {
     "figure",
     "history",
     "info",
+    "log",
     "scan",
 }
 SCAN = (
@@ -54,6 +55,7 @@ def test_exported_names() -> None:
         "history",
         "load_ascents",
         "load_findings",
+        "log",
         "scan",
     }
     assert exported - verbs == {

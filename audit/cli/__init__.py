@@ -21,6 +21,7 @@ try:
     from audit.cli.figure import figure
     from audit.cli.history import history
     from audit.cli.info import info
+    from audit.cli.log import log
     from audit.cli.output import printable
     from audit.cli.scan import scan
     from audit.errors import AuditError
@@ -59,6 +60,7 @@ for command in (
     history,
     figure,
     ascend,
+    log,
     info,
     config,
     data,
