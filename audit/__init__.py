@@ -20,4 +20,6 @@ from audit.findings import load_findings as load_findings
 from audit.history import History as History
 from audit.history import history as history
 from audit.log import log as log
+from audit.report import report as report
 from audit.scan import scan as scan
+from audit.view import view as view

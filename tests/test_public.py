@@ -27,7 +27,9 @@ COMMANDS = {
     "history",
     "info",
     "log",
+    "report",
     "scan",
+    "view",
 }
 SCAN = (
     "--eps --model --min-logit --batch-size --threads --device --precision --keep-all "
@@ -56,7 +58,9 @@ def test_exported_names() -> None:
         "load_ascents",
         "load_findings",
         "log",
+        "report",
         "scan",
+        "view",
     }
     assert exported - verbs == {
         "Ascents",

@@ -23,7 +23,9 @@ try:
     from audit.cli.info import info
     from audit.cli.log import log
     from audit.cli.output import printable
+    from audit.cli.report import report
     from audit.cli.scan import scan
+    from audit.cli.view import view
     from audit.errors import AuditError
 except KeyboardInterrupt:  # before there is a `main` to catch it
     os.write(2, b"Interrupted.\n")
@@ -56,6 +58,8 @@ for command in (
     scan,
     export,
     check,
+    report,
+    view,
     diff,
     history,
     figure,

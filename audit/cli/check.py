@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,14 @@ import click
 
 import audit
 from audit.cli.completion import FILE
+from audit.cli.gate_options import gate_option, gates_from_options
 from audit.cli.output import echo_lines
-from audit.errors import OptionError, OutputError
+from audit.errors import OutputError
 from audit.output_file import append_file, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from audit.config import Setting
     from audit.gates.result import CheckResult
 
 EXIT_CODES = {"PASS": 0, "WARN": 0, "FAIL": 1, "ERROR": 2}
@@ -37,13 +36,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
     is_flag=True,
     help="A baseline that isn't there is none: for a first night.",
 )
-@click.option(
-    "--gate",
-    "gates",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Set a gate, as in audit.toml; may be given several times.",
-)
+@gate_option
 @click.option("--level", type=float, help="Significance level of exact tests. [default: 0.01]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Write JUnit XML, a case a gate.")
@@ -73,7 +66,7 @@ def check(
         baseline = None
     for option, out in (("--junit", junit), ("--markdown", markdown)):
         _check_output(option, out, (findings, baseline))
-    result = audit.check(findings, baseline=baseline, gates=_settings(gates), level=level)
+    result = audit.check(findings, baseline=baseline, gates=gates_from_options(gates), level=level)
     if not quiet:
         _print(result, as_json)
     if junit is not None:
@@ -87,33 +80,6 @@ def check(
         write(Path(markdown), markdown_from_check(result).encode())
     code = EXIT_CODES[result.status]
     sys.exit(1 if warn_as_fail and result.status == "WARN" else code)
-
-
-def _settings(options: Sequence[str]) -> dict[str, Setting]:
-    """The configured gates, and over them those of the command line."""
-    from audit.config import Setting, load_config
-
-    settings = dict(load_config().gates)
-    for option in options:
-        name, equals, text = option.partition("=")
-        if not equals:
-            raise OptionError(f"--gate {option}: expected NAME=VALUE, such as max_rate=0.002")
-        settings[name.strip()] = Setting(_value(option, text), "--gate")
-    return settings
-
-
-def _value(option: str, text: str) -> object:
-    """One value of TOML; a line break could bring more."""
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError) as exc:
-        raise OptionError(
-            f"--gate {option}: the value isn't TOML; expected such as max_rate=0.002 or "
-            "'max_rate={ warn = 0.001, fail = 0.002 }'"
-        ) from exc
-    if list(document) != ["value"]:
-        raise OptionError(f"--gate {option}: expected one value in one line")
-    return document["value"]
 
 
 def _print(result: CheckResult, as_json: bool) -> None:

@@ -1,0 +1,1 @@
+"""The report: findings → one self-contained page."""

@@ -1,0 +1,174 @@
+"""What stands above the gallery: headline numbers, the histogram of margins, confusion pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
+
+from audit.reporting.names import ClassNames, moment, number, shortened
+
+if TYPE_CHECKING:
+    from audit.comparison import Comparison
+    from audit.findings import Findings
+
+MAX_MATRIX = 30  # classes of a matrix that can still be read
+MAX_PAIRS = 50
+LEVELS = 4  # of shade
+
+
+class Fact(NamedTuple):
+    """One number of the headline."""
+
+    key: str
+    term: str
+    text: str
+    note: str = ""
+
+
+def facts_of(findings: Findings, comparison: Comparison | None) -> list[Fact]:
+    """The headline numbers that are known, most important first."""
+    return [*_results(findings), *_changes(comparison), *_circumstances(findings)]
+
+
+def _results(findings: Findings) -> Iterator[Fact]:
+    yield Fact("flagged", "near ties", f"{findings.flagged:,}", f"of {findings.scanned:,} scanned")
+    yield Fact("rate", "rate", f"{findings.rate:.3%}", "of the scanned samples")
+    if findings.accuracy is not None:
+        yield Fact("accuracy", "accuracy", f"{findings.accuracy:.2%}", "of all labelled samples")
+    labelled = findings.label >= 0
+    if labelled.any():
+        right = (findings.label == findings.classes[:, 0])[labelled]
+        yield Fact("accuracy_flagged", "among near ties", f"{right.mean():.2%}", "classified right")
+
+
+def _changes(comparison: Comparison | None) -> Iterator[Fact]:
+    if comparison is None:
+        return
+    yield Fact("newly", "newly tied", f"{len(comparison.newly):,}", "not in the baseline")
+    yield Fact("left", "gone", f"{len(comparison.left):,}", "in the baseline only")
+    yield Fact("still", "still tied", f"{len(comparison.still_new):,}", "in both")
+
+
+def _circumstances(findings: Findings) -> Iterator[Fact]:
+    engine = findings.engine
+    yield Fact("eps", "ε", number(findings.eps, 6), "margin below which two logits nearly tie")
+    if findings.min_logit is not None:
+        yield Fact("min_logit", "least logit", f"{findings.min_logit:g}", "of a near tie's largest")
+    yield Fact("nonfinite", "non-finite", f"{findings.nonfinite:,}", "NaN or infinite logits")
+    if findings.degenerate is not None:
+        yield Fact("degenerate", "degenerate", f"{findings.degenerate:,}", "nothing tips them")
+    guard = engine.get("guard")
+    if isinstance(guard, int | float):
+        rescans = engine.get("rescans")
+        held = f"widened {rescans} times" if rescans else "held"
+        yield Fact("guard", "guard", number(guard), held)
+
+
+def origin_of(findings: Findings, baseline: Findings | None) -> list[Fact]:
+    """Where the findings come from."""
+    dataset = findings.dataset.get("path")
+    origin = [
+        Fact("model", "model", shortened(str(findings.bundle.get("name")))),
+        Fact("dataset", "dataset", "a training's batches" if dataset is None else _file(dataset)),
+        Fact("created", "scanned on", moment(findings.created)),
+        Fact("tool", "by", f"near-tie-audit {shortened(findings.tool_version)}"),
+    ]
+    if baseline is not None:
+        said = f"{baseline.path.name}, {shortened(str(baseline.bundle.get('name')))}"
+        origin.append(Fact("baseline", "baseline", f"{said}, {moment(baseline.created)}"))
+    return origin
+
+
+def _file(path: object) -> str:
+    """Its name alone: a report is sent around, and paths tell of the machine."""
+    return shortened(PurePath(str(path)).name)
+
+
+class Bin(NamedTuple):
+    """Of the histogram."""
+
+    low: str
+    high: str
+    samples: int
+
+
+def bins_of(findings: Findings) -> list[Bin]:
+    """Those that aren't empty."""
+    edges, counts = findings.margin_edges.tolist(), findings.margin_counts.tolist()
+    texts = [number(edge) for edge in edges]
+    return [
+        Bin(low, high, count)
+        for low, high, count in zip(texts, texts[1:], counts, strict=False)
+        if count
+    ]
+
+
+def histogram_in_words(findings: Findings) -> str:
+    """What one sees in it at a glance."""
+    counts = findings.margin_counts
+    words = (
+        f"{findings.scanned:,} samples, {findings.flagged:,} near ties below "
+        f"ε = {number(findings.eps, 6)}"
+    )
+    if not counts.any():
+        return words
+    place = int(counts.argmax())
+    low, high = (number(float(each)) for each in findings.margin_edges[place : place + 2])
+    return f"{words}; most samples a bin between {low} and {high}"
+
+
+class Cell(NamedTuple):
+    """Of the matrix: an unordered pair, the smaller class number first."""
+
+    pair: str
+    names: str
+    samples: int
+    level: int  # of shade, 0: none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Confusion pairs of all flagged samples.
+
+    Attributes:
+        names: Rows and columns of the matrix; none where there are too many.
+        rows: The matrix's lower triangle, below the diagonal.
+        top: Pairs, most frequent first.
+        left_out: Pairs that `top` has no room for.
+    """
+
+    names: list[str]
+    rows: list[list[Cell]]
+    top: list[Cell]
+    left_out: int
+
+
+def pairs_of(findings: Findings) -> Pairs:
+    """A matrix of all classes, or those that occur, or where these are many a list of pairs."""
+    import numpy as np
+
+    names = ClassNames(findings)
+    counts = findings.pairs + findings.pairs.T
+    low, high = np.nonzero(np.triu(counts, 1))
+    found = counts[low, high]
+    largest = int(found.max(initial=1))
+
+    def cell(one: int, other: int) -> Cell:
+        smaller, larger = sorted((one, other))
+        samples = int(counts[smaller, larger])
+        level = -(-LEVELS * samples // largest)
+        return Cell(
+            f"{smaller}-{larger}", f"{names[smaller]} / {names[larger]}", samples, int(level)
+        )
+
+    order = np.argsort(-found, kind="stable")[:MAX_PAIRS].tolist()
+    top = [cell(int(low[each]), int(high[each])) for each in order]
+    shown = list(range(len(counts)))
+    if len(shown) > MAX_MATRIX:
+        shown = sorted({*low.tolist(), *high.tolist()})
+    if len(shown) > MAX_MATRIX:
+        return Pairs(names=[], rows=[], top=top, left_out=len(found) - len(top))
+    rows = [[cell(one, other) for other in shown[:place]] for place, one in enumerate(shown)]
+    return Pairs(names=[names[each] for each in shown], rows=rows, top=top, left_out=0)
