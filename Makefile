@@ -12,7 +12,7 @@ NEW ?= .benchmarks/latest.json
 # Where the tutorial's training images are, or are downloaded to.
 MNIST ?= mnist
 
-.PHONY: scan tutorial test lint types bench bench-compare clean
+.PHONY: scan tutorial nightly pictures test lint types bench bench-compare clean
 
 scan: $(VENV)/.run mnist.h5
 	$(VENV)/bin/audit scan mnist.h5 --eps 0.1
@@ -22,6 +22,15 @@ mnist.h5: $(VENV)/.run
 
 tutorial: $(VENV)/.tutorial mnist-train.h5 mnist.h5
 	awk '/^```sh$$/ {p = 1; next} /^```/ {p = 0} p' docs/tutorial.md | PATH="$(abspath $(VENV))/bin:$$PATH" bash -euxo pipefail
+
+nightly: $(VENV)/.tutorial mnist-train.h5 mnist.h5 mnist-all.h5
+	awk '/^```sh$$/ {p = 1; next} /^```/ {p = 0} p' docs/nightly.md | PATH="$(abspath $(VENV))/bin:$$PATH" bash -euxo pipefail
+
+pictures: $(VENV)/.dev nightly
+	PYTHONPATH=tests $(VENV)/bin/python docs/pictures/nightly.py nightly docs/pictures
+
+mnist-all.h5: $(VENV)/.run
+	$(VENV)/bin/audit data mnist --from $(MNIST) --download --split all -o $@
 
 mnist-train.h5: $(VENV)/.run
 	$(VENV)/bin/audit data mnist --from $(MNIST) --download --split train -o $@
@@ -58,4 +67,4 @@ $(VENV)/.dev: $(VENV)/.run
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mnist.h5 mnist-train.h5 mnist.findings.h5 tutorial
+	rm -rf $(VENV) build dist *.egg-info mnist.h5 mnist-train.h5 mnist-all.h5 mnist.findings.h5 tutorial nightly
