@@ -158,7 +158,7 @@ def _table(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """The table of these names in a TOML file; empty where either isn't there."""
     import tomllib
 
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -180,13 +180,11 @@ def _largest(changes: list[dict[str, Any]]) -> list[str] | None:
 def _flip_tables(flips: dict[str, Any] | None) -> list[tuple[str, list[str] | None]]:
     if flips is None or not flips["count"]:
         return []
-    ways = [
-        [" → ".join(map(shortened, way["names"])), f"{way['count']:,}"] for way in flips["ways"]
-    ]
+    ways = [[_way(way), f"{way['count']:,}"] for way in flips["ways"]]
     confident = [
         [
             str(flip["index"]),
-            " → ".join(map(shortened, flip["names"])),
+            _way(flip),
             " → ".join(shown_distance(flip[f"{side}_margin"]) for side in ("old", "new")),
         ]
         for flip in flips["most_confident"]
@@ -201,6 +199,7 @@ def _flip_tables(flips: dict[str, Any] | None) -> list[tuple[str, list[str] | No
 
 
 def _way(flip: dict[str, Any]) -> str:
+    """From class to class."""
     return " → ".join(map(shortened, flip["names"]))
 
 

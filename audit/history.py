@@ -201,12 +201,9 @@ def _worst_pair(findings: Findings) -> _Worst:
     """The unordered pair with the most near ties; as many: the lower class numbers."""
     import numpy as np
 
-    pairs = findings.pairs
-    if pairs.shape[0] != pairs.shape[1]:
-        raise FindingsError(
-            f"{findings.path}: /summary/pairs is of shape {pairs.shape}; expected a square"
-        )
-    both = np.triu(pairs + pairs.T, 1)
+    from audit.gates.classes import pair_counts
+
+    both = pair_counts(findings)
     if not both.size or both.max() < 1:
         return _Worst(None, 0)
     a, b = np.unravel_index(both.argmax(), both.shape)

@@ -161,6 +161,17 @@ def test_a_hint_only_where_one_is_near() -> None:
     assert str(caught.value).endswith("images, labels, gates")
 
 
+def test_what_is_there_and_no_file() -> None:
+    """As good as a typo: gates that aren't read would pass."""
+    Path("audit.toml").symlink_to("gone.toml")
+    with pytest.raises(OptionError, match=r"audit\.toml: not TOML that can be read"):
+        load_config()
+    Path("audit.toml").unlink()
+    Path("audit.toml").mkdir()
+    with pytest.raises(OptionError, match=r"audit\.toml: not TOML that can be read"):
+        load_config()
+
+
 def test_configuration_that_is_not_utf8() -> None:
     Path("audit.toml").write_bytes(b"model = '\xff'")
     with pytest.raises(OptionError, match=r"audit\.toml: not TOML"):

@@ -196,6 +196,22 @@ def test_names_with_slashes(night: Night) -> None:
     assert (result.name, result.status) == ("max_pair_count[a/b/c]", "FAIL")
 
 
+def test_two_limits_for_the_same(night: Night) -> None:
+    """The last one mustn't win: a gate would be as loose as whichever came later."""
+    findings = night(three())
+    strict, loose = judge(findings, "max_pair_count", {"pairs": {"4/9": 1, "9/4": 1000}})[::-1]
+    assert (strict.name, strict.status) == ("max_pair_count[4/9]", "FAIL")
+    assert (loose.name, loose.status) == ("max_pair_count[9/4]", "ERROR")
+    assert "the same as '4/9'" in loose.message
+
+
+def test_all_that_occurs_is_switched_off(night: Night) -> None:
+    """A gate that is on has a row."""
+    result = one(night(three()), "max_pair_count", {"fail": 5, "pairs": {"4/9": False}})
+    assert (result.status, result.value, result.limit) == ("PASS", 0, 5)
+    assert result.message == "there is no other near tie"
+
+
 def test_the_name_before_the_number(night: Night) -> None:
     findings = night([Tie(1, a=0, b=1, label=0)], classes=("1", "0", "cat"))
     assert one(findings, "max_class_count", {"classes": {"1": 0}}).status == "FAIL"
@@ -246,18 +262,19 @@ def test_nothing_flagged(night: Night) -> None:
 def test_ties_without_a_distance(night: Night) -> None:
     nan = math.nan
     findings = night([Tie(1, l2=nan, linf=nan), Tie(2, l2=0.4), Tie(3, l2=math.inf)])
-    result = one(findings, "min_median_l2", 0.1)
-    assert (result.status, result.value) == ("PASS", math.inf)
-    assert "1 more without a distance" in result.message
-    assert result.document()["value"] is None
-    assert result.shown_value == "∞"
-    third = one(findings, "min_nth_l2", {"n": 3, "fail": 0.1})
+    result = one(findings, "min_median_l2", 0.5)
+    assert (result.status, result.value) == ("FAIL", 0.4)  # as history and trackers have it
+    assert audit.history(findings.path).rows[0].median_distance_l2 == 0.4
+    assert "2 more without a distance" in result.message
+    third = one(findings, "min_nth_l2", {"n": 2, "fail": 0.1})
     assert (third.status, third.value) == ("PASS", None)
-    assert "there is no 3rd" in third.message
+    assert "there is no 2nd" in third.message
     assert one(findings, "max_degenerate", 0).status == "FAIL"
     none = one(night(ties(1, 2, l2=nan)), "min_median_l2", 0.1)
     assert none.status == "ERROR"
     assert "none of 2 near ties has a distance" in none.message
+    dead = one(night(ties(1, 2, l2=math.inf)), "min_median_l2", 0.1)  # all gradients are 0
+    assert dead.status == "ERROR"
 
 
 @pytest.mark.parametrize(

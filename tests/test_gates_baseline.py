@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,14 @@ def test_six_to_eight_of_ten_thousand_is_no_alarm(tmp_path: Path) -> None:
     assert (increase.status, increase.value, increase.limit) == ("PASS", 2 / 10_000, 0)
     p = binomtest(5, 8, 0.5, alternative="greater").pvalue
     assert f"no alarm: may well be chance (p = {p:.2g}, level 0.01)" in increase.message
-    low, high = binomtest(8, 10_000).proportion_ci(0.99, method="exact")
-    assert f"99% interval {100 * low:.4g}% to {100 * high:.4g}%" in increase.message
+    low, high = (
+        100 * (2 * share - 1) * 8 / 10_000
+        for share in binomtest(5, 8).proportion_ci(0.98, method="exact")
+    )
+    assert f"98% interval of the increase: {low:+.4g} pp to {high:+.4g} pp" in increase.message
+    low, high = 10_000 / 6 * low, 10_000 / 6 * high
+    relative = results["max_rate_increase_relative"].message
+    assert f"98% interval of the increase: {low:+.4g}% to {high:+.4g}%" in relative
     assert results["max_rate_increase_relative"].status == "PASS"
     assert results["max_rate_increase_relative"].value == pytest.approx(1 / 3)
     assert {name: each.value for name, each in results.items() if "rate" not in name} == {
@@ -67,6 +74,24 @@ def test_six_to_thirty_is_one(tmp_path: Path) -> None:
     assert "within the limit" in within.message
 
 
+def test_the_interval_goes_no_lower_than_all_gone(tmp_path: Path) -> None:
+    old = night(tmp_path / "old.h5", 1, 2, 3)
+    results = compared(old, night(tmp_path / "new.h5", 4, 5, 6, 7))  # 4 new, 3 gone
+    assert "interval of the increase: -0.03 pp to" in results["max_rate_increase"].message
+    assert "interval of the increase: -100% to" in results["max_rate_increase_relative"].message
+
+
+def test_no_interval_where_there_is_none(tmp_path: Path) -> None:
+    old = night(tmp_path / "old.h5", 1, 2, 3)
+    again = compared(old, night(tmp_path / "again.h5", 1, 2, 3))
+    rises = compared(old, night(tmp_path / "new.h5", 1, 2, 3, 4), level=0.5)
+    for results in (again, rises):  # nothing changed; a level that leaves no confidence
+        assert "interval" not in results["max_rate_increase"].message
+    none = night(tmp_path / "none.h5")
+    growth = compared(none, old)["max_rate_increase_relative"]  # a share of nothing
+    assert "interval" not in growth.message
+
+
 @pytest.mark.parametrize("new", range(1, 14))
 @pytest.mark.parametrize("level", [0.001, 0.01, 0.2])
 def test_the_level_is_that_of_the_exact_test(new: int, level: float, tmp_path: Path) -> None:
@@ -75,6 +100,8 @@ def test_the_level_is_that_of_the_exact_test(new: int, level: float, tmp_path: P
     result = compared(old, later, level=level)["max_rate_increase"]
     p = binomtest(new, new + 1, 0.5, alternative="greater").pvalue
     assert result.status == ("FAIL" if new > 1 and p <= level else "PASS")
+    # The interval and the test say the same.
+    assert (" of the increase: +" in result.message) == (p <= level)
 
 
 def test_false_alarms_are_no_more_than_the_level(tmp_path: Path) -> None:
@@ -97,7 +124,7 @@ def test_from_nothing(tmp_path: Path) -> None:
     relative = results["max_rate_increase_relative"]
     assert (relative.status, relative.value) == ("FAIL", math.inf)
     assert (relative.shown_value, relative.document()["value"]) == ("∞", None)
-    still = compared(old, old)
+    still = compared(old, night(tmp_path / "again.h5"))
     assert {each.status for each in still.values()} == {"PASS"}
     assert {each.value for each in still.values()} == {0}
 
@@ -158,5 +185,17 @@ def test_a_rise_in_a_real_scan(tmp_path: Path, mnist_h5: Path) -> None:
     large = audit.scan(mnist_h5, model="mnist", eps=0.5, out=tmp_path / "b.h5", no_gradients=True)
     refused = audit.check(large, baseline=small, gates={})
     assert refused.status == "ERROR"
-    same = audit.check(large, baseline=large.path, gates={"max_new": 0, "max_flips": 0})
+    earlier = shutil.copy(large.path, tmp_path / "earlier.h5")
+    same = audit.check(large, baseline=earlier, gates={"max_new": 0, "max_flips": 0})
     assert same.status == "PASS"
+
+
+def test_against_itself(tmp_path: Path) -> None:
+    """Which would pass whatever is in it."""
+    new = night(tmp_path / "new.h5", 1, 2)
+    (tmp_path / "link.h5").symlink_to("new.h5")
+    for path in (new.path, tmp_path / "link.h5"):
+        results = audit.check(new, baseline=path, gates={"max_new": 0}).results
+        against = [each for each in results if each.name in AGAINST]
+        assert {each.status for each in against} == {"ERROR"}
+        assert "the baseline is the findings themselves" in against[0].message

@@ -97,6 +97,8 @@ def test_no_number_that_can_be_a_limit(name: str, value: object) -> None:
         ({"max_class_rate": {"classes": {"9": {"n": 1}}}}, "no setting 'n' here"),
         ({"min_nth_l2": {"n": 0, "fail": 1}}, "min_nth_l2.n is 0; expected which distance"),
         ({"min_nth_l2": {"n": 1.5, "fail": 1}}, "min_nth_l2.n is 1.5"),
+        ({"min_nth_l2": {"n": 3}}, "min_nth_l2 is { n = 3 }; expected a distance"),  # no limit
+        ({"max_class_rate": {"classes": {}}}, "expected a share of the samples, 0 to 1 (or"),
         ({"complete": 1}, "complete is 1; expected true, { warn = true } or false"),
         ({"complete": {"wran": True}}, "no setting 'wran' here; is warn meant?"),
         ({"level": 0}, "level is 0; expected a significance level between 0 and 1"),

@@ -18,8 +18,6 @@ from audit.errors import OutputError
 from audit.output_file import append_file, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from audit.gates.result import CheckResult
 
 EXIT_CODES = {"PASS": 0, "WARN": 0, "FAIL": 1, "ERROR": 2}
@@ -65,7 +63,7 @@ def check(
     if baseline is not None and allow_missing_baseline and not os.path.exists(baseline):
         baseline = None
     for option, out in (("--junit", junit), ("--markdown", markdown)):
-        _check_output(option, out, (findings, baseline))
+        _check_output(option, out)
     result = audit.check(findings, baseline=baseline, gates=gates_from_options(gates), level=level)
     if not quiet:
         _print(result, as_json)
@@ -103,15 +101,16 @@ def _print(result: CheckResult, as_json: bool) -> None:
             click.echo(line, err=True)
 
 
-def _check_output(option: str, out: str | None, inputs: Sequence[str | None]) -> None:
-    """What is read must not be overwritten."""
-    if out is None or not os.path.exists(out):
+def _check_output(option: str, out: str | None) -> None:
+    """Findings and datasets must not be overwritten."""
+    if out is None:
         return
     if os.path.isdir(out):
         raise OutputError(f"{out}: a directory; name a file with {option}")
-    for path in inputs:
-        if path is not None and os.path.exists(path) and os.path.samefile(out, path):
-            raise OutputError(f"{out}: holds the findings; name another file with {option}")
+    import h5py
+
+    if os.path.isfile(out) and h5py.is_hdf5(out):
+        raise OutputError(f"{out}: an HDF5 file; name another file with {option}")
 
 
 def _is_summary(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ class _Change:
     @classmethod
     def between(cls, baseline: Findings, findings: Findings) -> _Change:
         """Raises `CanNotTellError` or `FindingsError` where the two can't be compared."""
+        if os.path.realpath(baseline.path) == os.path.realpath(findings.path):
+            raise CanNotTellError("the baseline is the findings themselves; name earlier ones")
         for name, old, new in (
             ("ε", baseline.eps, findings.eps),
             ("--min-logit", baseline.min_logit, findings.min_logit),
@@ -117,10 +120,8 @@ def _increase(gate: Gate, change: _Change, level: float) -> GateResult:
     so on either: p = P(X ≥ newly), X ~ Binomial(newly + left, 1/2).
     """
     rise = change.new - change.old
-    if gate.kind.unit == "points":
-        value = rise / change.common
-    else:
-        value = rise / change.old if change.old else math.inf if rise else 0.0
+    whole = change.common if gate.kind.unit == "points" else change.old
+    value = rise / whole if whole else math.inf if rise else 0.0
     p = upper_tail(change.newly, change.newly + change.left)
     status, limit = verdict(gate.name, value, gate.limits)
     exceeds = status != "PASS"
@@ -129,14 +130,8 @@ def _increase(gate: Gate, change: _Change, level: float) -> GateResult:
     message = (
         f"{change.old:,} → {counted(change.new, 'near tie')} of {change.common:,} samples"
         f"{change.part}: {change.newly:,} new, {change.left:,} gone; {_test(exceeds, p, level)}"
+        f"{_interval(gate, change, level, whole)}"
     )
-    if gate.kind.unit == "points":
-        interval = clopper_pearson(change.new, change.common, 1 - level)
-        message += (
-            f". The rate now: {shown(change.new / change.common, 'share')}, "
-            f"{100 * (1 - level):.6g}% interval {shown(interval.low, 'share')} to "
-            f"{shown(interval.high, 'share')}"
-        )
     return GateResult(name=gate.name, status=status, value=value, limit=limit, message=message)
 
 
@@ -147,6 +142,24 @@ def _test(exceeds: bool, p: float, level: float) -> str:
     if p > level:
         return f"no alarm: may well be chance ({compared})"
     return f"not by chance ({compared})"
+
+
+def _interval(gate: Gate, change: _Change, level: float, whole: int) -> str:
+    """The increase that as many changes may come from: above 0 just where the test says so.
+
+    Of the n samples that changed, the share θ of new ones has the exact interval whose either end
+    is a one-sided test at `level`; the increase is (2θ - 1) n ÷ whole. No more near ties can go
+    than there were.
+    """
+    changed = change.newly + change.left
+    confidence = 1 - 2 * level
+    if not changed or not whole or confidence <= 0:
+        return ""
+    low, high = (
+        shown(max((2 * share - 1) * changed, -change.old) / whole, gate.kind.unit)
+        for share in clopper_pearson(change.newly, changed, confidence)
+    )
+    return f". {100 * confidence:.6g}% interval of the increase: {low} to {high}"
 
 
 def _number(value: float | None) -> str:

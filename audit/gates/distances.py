@@ -47,13 +47,13 @@ def nth_smallest(findings: Findings, gate: Gate) -> list[GateResult]:
 
 
 def _known(findings: Findings, gate: Gate) -> NDArray[np.float64]:
-    """The distances that are numbers: a degenerate tie has none."""
+    """The finite ones: a tie that no small step tips has none, and would lift the median."""
     distance = findings.distance_l2 if gate.name.endswith("l2") else findings.distance_linf
-    known = distance[~np.isnan(distance)]
+    known = distance[np.isfinite(distance)]
     if findings.flagged and not len(known):
         raise CanNotTellError(
-            f"none of {counted(findings.flagged, 'near tie')} has a distance: they are degenerate, "
-            "or their gradients not finite"
+            f"none of {counted(findings.flagged, 'near tie')} has a distance: their two "
+            "gradients are equal, or not finite"
         )
     return known
 

@@ -84,9 +84,13 @@ def _judged(
         find: A name as it is set → the place; raises `CanNotTellError`.
     """
     named: dict[int, Limits] = {}
+    keys: dict[int, str] = {}
     for key, limits in gate.named.items():
         try:
-            named[find(key)] = limits
+            place = find(key)
+            if place in keys:
+                raise CanNotTellError(f"the same as {keys[place]!r}, which has limits of its own")
+            keys[place], named[place] = key, limits
         except CanNotTellError as exc:
             yield GateResult(name=f"{gate.name}[{key}]", status="ERROR", message=str(exc))
     any_judged = False
@@ -95,11 +99,10 @@ def _judged(
         if limits.on:
             any_judged = True
             yield _one(gate, part(place), limits)
-    if not any_judged and not named and gate.limits.on:
+    if not any_judged and gate.limits.on:
         limit = gate.limits.fail if gate.limits.fail is not None else gate.limits.warn
-        yield GateResult(
-            name=gate.name, status="PASS", value=0, limit=limit, message="there is no near tie"
-        )
+        message = f"there is no {'other ' if gate.named else ''}near tie"
+        yield GateResult(name=gate.name, status="PASS", value=0, limit=limit, message=message)
 
 
 def _one(gate: Gate, part: _Part, limits: Limits) -> GateResult:

@@ -135,7 +135,7 @@ def _from_table(name: str, kind: Kind, setting: Setting) -> Gate:
     known = ["warn", "fail", *(["n"] if kind.nth else []), *([plural] if plural else [])]
     for key in table:
         check_known(key, known, f"{setting.source}: {name}: no setting {key!r} of this gate")
-    if not table:
+    if not any(table.get(key, {}) != {} for key in known if key != "n"):
         raise _wrong(name, setting, EXPECTED[kind.unit] + FORMS)
     n = table.get("n", 1)
     if not (isinstance(n, int) and not isinstance(n, bool) and 1 <= n < MANY):
