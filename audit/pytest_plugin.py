@@ -55,7 +55,7 @@ class AuditScan:
             dataset: HDF5 file; relative to pytest's rootdir.
             eps: Near-tie threshold ε in logit units.
             model: Bundle, relative to the rootdir, or the name of a shipped one; None: found as
-                `audit scan` finds it.
+                `audit scan` finds it when it is started in the rootdir.
             **options: Others of `audit.scan`, but for `out` and `progress`.
 
         Raises:
@@ -63,6 +63,7 @@ class AuditScan:
         """
         import audit
         from audit.bundle import SHIPPED_NAMES
+        from audit.config import MODEL_VARIABLE, load_config
         from audit.errors import DatasetNotFoundError
 
         path = self.path(dataset)
@@ -71,6 +72,9 @@ class AuditScan:
                 f"{os.fspath(dataset)}: no such file in {self._root}, pytest's rootdir; name it "
                 "from there, or by an absolute path"
             )
+        if model is None and not os.environ.get(MODEL_VARIABLE):
+            configured = load_config(self._root).values.get("model")
+            model = None if configured is None else configured.value
         if model is not None and os.fspath(model) not in SHIPPED_NAMES:
             model = self.path(model)
         key = (path, eps, model, *sorted((name, repr(value)) for name, value in options.items()))
@@ -130,9 +134,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if result.status == "FAIL":
                 broken.append(_message(result))
     except AuditError as exc:
+        reason = f"{MARKER}: {exc}"
+    except NearTieWarning as exc:  # where pytest makes errors of warnings
         reason = str(exc)
     if reason is not None:
-        pytest.fail(f"{MARKER}: {reason}", pytrace=False)
+        pytest.fail(reason, pytrace=False)
     item.stash[BROKEN] = broken
 
 

@@ -1,4 +1,8 @@
-"""The pytest plugin in projects of their own: real scans of the shipped bundle, other processes."""
+"""The pytest plugin in projects of their own: real scans of the shipped bundle.
+
+Where the process matters (start-up, workers, what a test changes for good), it is another one; else
+the project's pytest runs in this one, which has torch already.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from audit.bundle import SHIPPED
 from test_public import HEAVY
 
 pytest_plugins = ["pytester"]
@@ -20,16 +25,40 @@ PART = f"{MNIST}, limit=1300"  # has three near ties
 NUMBA = {"numba", "llvmlite", "lightning", "mlflow", "wandb"}
 
 
+@pytest.fixture(scope="module")
+def scanned(mnist_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped images' findings.
+
+    It imports what a scan needs: pytester forgets modules that a run in this process imports, and
+    torch can't be imported twice.
+    """
+    import audit
+
+    path = tmp_path_factory.mktemp("scanned") / "old.h5"
+    audit.check(audit.scan(mnist_h5, model="mnist", eps=0.1, out=path), gates={})
+    return path
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, mnist_h5: Path) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, mnist_h5: Path, scanned: Path) -> pytest.Pytester:
     """A repository with the shipped images, whose tests are strict."""
-    shutil.copy(mnist_h5, pytester.path / "mnist.h5")
-    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider -p no:benchmark")
+    (pytester.path / "mnist.h5").symlink_to(mnist_h5)
+    # Hypothesis is imported anew, and rewritten, in each of these sessions: a second each.
+    without = " ".join(
+        f"-p no:{each}" for each in ("cacheprovider", "benchmark", "hypothesispytest")
+    )
+    pytester.makeini(f"[pytest]\naddopts = --strict-markers {without}")
     return pytester
 
 
 def run(project: pytest.Pytester, tests: str, *args: str) -> pytest.RunResult:
-    """The tests in a process of their own, with everything that is installed."""
+    """The tests, with everything that is installed."""
+    project.makepyfile(test_model=f"import pytest\n\n{tests}")
+    return project.runpytest_inprocess("-W", "error", *args)
+
+
+def run_apart(project: pytest.Pytester, tests: str, *args: str) -> pytest.RunResult:
+    """The tests in a process of their own."""
     project.makepyfile(test_model=f"import pytest\n\n{tests}")
     return project.runpytest_subprocess("-W", "error", *args)
 
@@ -51,14 +80,16 @@ def marked(arguments: str, body: str = "print('the body ran')") -> str:
 
 def test_gates_that_hold(project: pytest.Pytester) -> None:
     tests = marked(f"{MNIST}, max_rate=0.0012, max_count=12, min_accuracy=0.99")
-    result = run(project, tests, "-s")
+    result = run_apart(project, tests, "-s")
     result.assert_outcomes(passed=1)
     assert "the body ran" in text(result)
 
 
 def test_gate_that_fails(project: pytest.Pytester) -> None:
     """In place of the body, with what is needed to go on."""
-    result = run(project, marked(f"{MNIST}, max_rate=0.001, max_count=50, min_median_l2=1"), "-s")
+    result = run_apart(
+        project, marked(f"{MNIST}, max_rate=0.001, max_count=50, min_median_l2=1"), "-s"
+    )
     result.assert_outcomes(failed=1)
     shown = text(result)
     assert "the body ran" not in shown
@@ -114,7 +145,10 @@ def test_gate_that_warns(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, warnings=1)
     warning = r"test_model\.py:\d: NearTieWarning: near_ties: max_count is 3, limit ≤ 2: "
     assert re.search(warning, text(result))
-    run(project, tests).assert_outcomes(errors=1)
+    result = run(project, tests)
+    result.assert_outcomes(errors=1)
+    assert "\nnear_ties: max_count is 3, limit ≤ 2: " in text(result)
+    assert "pytest_plugin.py" not in text(result)
 
 
 def test_gate_that_cannot_be_computed(project: pytest.Pytester) -> None:
@@ -173,7 +207,7 @@ def test_wrong_use(project: pytest.Pytester, arguments: str, message: str) -> No
 def test_wrong_use_in_a_worker(project: pytest.Pytester) -> None:
     """Where pytest-xdist would crash over it, it is that test's error."""
     tests = marked(f"{PART}, max_rat=0.1") + "def test_other(): pass"
-    result = run(project, tests, "-n", "1")
+    result = run_apart(project, tests, "-n", "1")
     result.assert_outcomes(passed=1, errors=1)
     assert "\ntest_model.py::test_it: near_ties: unknown argument 'max_rat'; did" in text(result)
     assert "INTERNALERROR" not in text(result)
@@ -272,7 +306,7 @@ def test_others(audit_scan):
 
 def test_fixture_and_cache(project: pytest.Pytester) -> None:
     """Marker and fixture share the session's findings; other arguments are another scan."""
-    run(project, CACHED).assert_outcomes(passed=3)
+    run_apart(project, CACHED).assert_outcomes(passed=3)
 
 
 def test_fixture_says_what_is_wrong(project: pytest.Pytester) -> None:
@@ -289,7 +323,10 @@ def test_it(audit_scan):
 def test_paths_are_from_the_rootdir(project: pytest.Pytester) -> None:
     """Whichever folder pytest is started in, and whichever the test is in."""
     folder = project.mkdir("deeper")
-    (folder / "test_deep.py").write_text("import pytest\n" + marked(f"{PART}, max_count=3"))
+    configured = PART.replace(', model="mnist"', "")  # in audit.toml
+    (project.path / "audit.toml").write_text('model = "bundle"\n')
+    (project.path / "bundle").symlink_to(SHIPPED / "mnist")
+    (folder / "test_deep.py").write_text("import pytest\n" + marked(f"{configured}, max_count=3"))
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q"],
         cwd=folder,
@@ -300,10 +337,8 @@ def test_paths_are_from_the_rootdir(project: pytest.Pytester) -> None:
     assert (result.returncode, result.stdout.splitlines()[-1].split()[0]) == (0, "1")
 
 
-def test_baseline(project: pytest.Pytester) -> None:
-    import audit
-
-    audit.scan(project.path / "mnist.h5", model="mnist", eps=0.1, out=project.path / "old.h5")
+def test_baseline(project: pytest.Pytester, scanned: Path) -> None:
+    shutil.copy(scanned, project.path / "old.h5")
     whole = 'dataset="mnist.h5", model="mnist", eps=0.1, baseline="old.h5"'
     run(project, marked(f"{whole}, max_new=0, max_left=0")).assert_outcomes(passed=1)
 
@@ -313,24 +348,24 @@ def test_workers(project: pytest.Pytester) -> None:
     tests = "\n".join(
         marked(f"{PART}, max_count={count}").replace("_it", f"_{count}") for count in (2, 3, 4, 5)
     )
-    result = run(project, tests, "-n", "2")
+    result = run_apart(project, tests, "-n", "2")
     result.assert_outcomes(passed=3, failed=1)
     assert "near_ties: max_count is 3, limit ≤ 2" in text(result)
 
 
 def test_without_the_plugin(project: pytest.Pytester) -> None:
     """`-p no:near_ties`: the marker is unknown, which strict markers say, and nothing else."""
-    result = run(project, marked(f"{PART}, max_count=0"), "-p", "no:near_ties")
+    result = run_apart(project, marked(f"{PART}, max_count=0"), "-p", "no:near_ties")
     assert "'near_ties' not found in `markers`" in text(result)
     project.makeini("[pytest]\n")
-    result = run(project, "def test_it(): pass", "-p", "no:near_ties")
+    result = run_apart(project, "def test_it(): pass", "-p", "no:near_ties")
     result.assert_outcomes(passed=1)
 
 
 def test_marker_and_fixture_are_listed(project: pytest.Pytester) -> None:
-    shown = text(project.runpytest_subprocess("--markers"))
+    shown = text(project.runpytest_inprocess("--markers"))
     assert "@pytest.mark.near_ties(dataset, *, eps, model=None, baseline=None, max_rate=" in shown
-    shown = text(project.runpytest_subprocess("--fixtures"))
+    shown = text(project.runpytest_inprocess("--fixtures"))
     assert re.search(r"audit_scan \[session scope\].*\n +Scan a dataset, once a session", shown)
 
 
