@@ -232,8 +232,10 @@ def test_tensorboard(findings: Findings, sheets: list[NDArray[np.uint8]], tmp_pa
 
 def wandb_records(run: Path) -> list[Any]:
     """What an offline run would send: LevelDB's log format, after a header of its own."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # a run that is finished may still be on its way to the disk
     record = getattr(wandb_internal_pb2, "Record")  # noqa: B009  # generated, unknown to mypy
 
     (log,) = run.glob("*.wandb")
