@@ -49,9 +49,10 @@ def check(
         settings["level"] = Setting(level, "--level")
     wanted = read_gates(settings)
 
+    from audit.findings import findings_from
     from audit.gates.baseline import judge_against
 
-    tonight, before = _loaded(findings), None if baseline is None else _loaded(baseline)
+    tonight, before = findings_from(findings), None if baseline is None else findings_from(baseline)
     results = [
         result
         for gate in wanted.gates
@@ -70,12 +71,6 @@ def _setting(value: Any) -> Setting:
     from audit.config import Setting
 
     return value if isinstance(value, Setting) else Setting(value, "gates")
-
-
-def _loaded(findings: str | os.PathLike[str] | Findings) -> Findings:
-    from audit.findings import Findings, load_findings
-
-    return findings if isinstance(findings, Findings) else load_findings(findings)
 
 
 def _judged(findings: Findings, gate: Gate) -> list[GateResult]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.comparison import Comparison, compare
-from audit.findings import Findings, load_findings
+from audit.findings import Findings, findings_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,7 @@ def diff(
         FindingsError: The findings can't be read, or are of different datasets or classes.
         OutputError: The diff file can't be written.
     """
-    old, new = (each if isinstance(each, Findings) else load_findings(each) for each in (old, new))
+    old, new = findings_from(old), findings_from(new)
     comparison = compare(old, new)
     if out is None:
         return _diff(comparison, None, None)

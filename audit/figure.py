@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import InstallationError, OptionError
-from audit.findings import Findings, load_findings
+from audit.findings import Findings, findings_from
 from audit.output_file import make_directory, write_file
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ def figure(
         formats=(format,) if isinstance(format, str) else tuple(dict.fromkeys(format)),
         feature_names=None if feature_names is None else tuple(feature_names),
     )
-    if not isinstance(findings, Findings):
-        findings = load_findings(findings)
+    findings = findings_from(findings)
     rows = _rows(findings, options)
     import_matplotlib()
     if not rows:

@@ -270,6 +270,15 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
     return findings
 
 
+def findings_from(given: Findings | str | os.PathLike[str]) -> Findings:
+    """The findings of a path; findings as they are.
+
+    Raises:
+        FindingsError: There is no such file, or it isn't a complete findings file.
+    """
+    return given if isinstance(given, Findings) else load_findings(given)
+
+
 def _from_attributes(path: Path, file: Any) -> Findings:
     """Everything but the arrays; what is missing or malformed raises one of `hdf5.FOREIGN`."""
     from audit import hdf5

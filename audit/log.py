@@ -75,7 +75,7 @@ def log(
     """
     from importlib import import_module
 
-    from audit.findings import Findings, load_findings
+    from audit.findings import findings_from
     from audit.trackers.record import record_from_findings
 
     options = LogOptions(
@@ -93,14 +93,10 @@ def log(
         raise InstallationError(f"{to} is not installed: pip install '{EXTRAS[to]}'") from exc
     if report is not None and not os.path.isfile(report):
         raise OptionError(f"--report {os.fspath(report)}: no such file; 'audit report' writes it")
-    if not isinstance(findings, Findings):
-        findings = load_findings(findings)
-    if baseline is not None and not isinstance(baseline, Findings):
-        baseline = load_findings(baseline)
     record = record_from_findings(
-        findings,
+        findings_from(findings),
         closest=closest,
-        baseline=baseline,
+        baseline=None if baseline is None else findings_from(baseline),
         report=None if report is None else Path(report),
     )
     try:

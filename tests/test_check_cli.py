@@ -84,6 +84,7 @@ def test_a_first_night_passes_and_says_so(folder: Path, run_audit: Run) -> None:
         (("first.h5", "--level", "nan"), "--level: level is nan; expected"),
         (("first.h5", "--junit", "first.h5"), "first.h5: an HDF5 file; name another"),
         (("first.h5", "--markdown", "third.h5"), "third.h5: an HDF5 file; name another"),
+        (("first.h5", "--junit", "x", "--markdown", "./x"), "--markdown ./x: is --junit's file"),
         (("first.h5", "--junit", "."), ".: a directory; name a file with --junit"),
         (("first.h5", "--junit", "no/j.xml"), "no/j.xml: can't be written"),
         ((), "Missing argument"),

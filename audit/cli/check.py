@@ -14,7 +14,7 @@ import audit
 from audit.cli.completion import FILE
 from audit.cli.gate_options import gate_option, gates_from_options
 from audit.cli.output import echo_lines
-from audit.errors import OutputError
+from audit.errors import OptionError, OutputError
 from audit.output_file import append_file, write_file
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def check(
         baseline = None
     for option, out in (("--junit", junit), ("--markdown", markdown)):
         _check_output(option, out)
+    if junit is not None and markdown is not None and _same(junit, markdown):
+        raise OptionError(f"--markdown {markdown}: is --junit's file; name another")
     result = audit.check(findings, baseline=baseline, gates=gates_from_options(gates), level=level)
     if not quiet:
         _print(result, as_json)
@@ -116,4 +118,8 @@ def _check_output(option: str, out: str | None) -> None:
 def _is_summary(path: str) -> bool:
     """Whether it is the job summary, to which every step of a GitHub workflow adds."""
     summary = os.environ.get(SUMMARY_VARIABLE)
-    return bool(summary) and os.path.abspath(path) == os.path.abspath(str(summary))
+    return bool(summary) and _same(path, str(summary))
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.abspath(one) == os.path.abspath(other)
