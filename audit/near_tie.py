@@ -89,16 +89,9 @@ def near_ties_from_findings(
     from audit.findings_bundle import bundle_of_findings
 
     bundle = bundle_of_findings(findings, model)
-    preprocess = findings.preprocess
-    if preprocess is None and bundle is not None:
-        preprocess = bundle.manifest.preprocess
-    if preprocess is None:
-        raise FindingsError(
-            f"{findings.path}: doesn't say what its samples are in input space, as findings of "
-            "version 0.1.0 don't, and its bundle isn't where it was; name it with --model"
-        )
-    forward = None if bundle is None else _forward_from_bundle(bundle, explicit=model is not None)
-    names = _class_names(findings)
+    preprocess = preprocess_of_findings(findings, bundle)
+    forward = None if bundle is None else forward_from_bundle(bundle, explicit=model is not None)
+    names = class_names_of_findings(findings)
     return (_near_tie(findings, row, preprocess, names, forward) for row in rows)
 
 
@@ -118,34 +111,69 @@ def _near_tie(
             "the bundle takes it"
         )
     a, b = findings.classes[row].tolist()
-    pair = findings.logits[row]
+    z_a, z_b = findings.logits[row].tolist()
     return NearTie(
         index=int(findings.index[row]),
         x=preprocess.to_input_space(raw)[0],
         gradient=gradient,
         classes=(a, b),
-        logits=(float(pair[0]), float(pair[1])),
+        logits=(z_a, z_b),
         margin=float(findings.margin[row]),
         label=int(findings.label[row]),
         distance_l2=float(findings.distance_l2[row]),
         distance_linf=float(findings.distance_linf[row]),
         class_names=names,
-        all_logits=None if forward is None else _all_logits(forward, raw, (a, b), pair),
+        all_logits=None if forward is None else canonical_logits(findings, [row], raw, forward)[0],
     )
 
 
-def _all_logits(
-    forward: Forward, raw: NDArray[Any], classes: tuple[int, int], pair: NDArray[np.float64]
+def preprocess_of_findings(findings: Findings, bundle: Bundle | None) -> Preprocess:
+    """What the stored samples are in input space, by the findings or else by their bundle.
+
+    Raises:
+        FindingsError: Only the bundle could tell, and it isn't there.
+    """
+    if findings.preprocess is not None:
+        return findings.preprocess
+    if bundle is not None:
+        return bundle.manifest.preprocess
+    raise FindingsError(
+        f"{findings.path}: doesn't say what its samples are in input space, as findings of "
+        "version 0.1.0 don't, and its bundle isn't where it was; name it with --model"
+    )
+
+
+def canonical_logits(
+    findings: Findings, rows: Sequence[int], raw: NDArray[Any], forward: Forward
 ) -> NDArray[np.float64]:
-    """By the fast graph, but a and b canonical: rounding could swap two that nearly tie."""
-    logits: NDArray[np.float64] = forward.logits(raw)[0].astype("float64")
-    for each, value in zip(classes, pair, strict=True):
-        if 0 <= each < len(logits):
-            logits[each] = value
+    """Compute all logits of some near ties, float64 (rows, C).
+
+    By the fast graph, but a and b canonical: rounding could swap two that nearly tie.
+
+    Args:
+        findings: Of the scan.
+        rows: Which, as rows of its arrays.
+        raw: Their samples as stored, (rows, *raw_shape).
+        forward: The fast graph.
+
+    Raises:
+        BundleError: The graph fails.
+    """
+    logits: NDArray[np.float64] = forward.logits(raw).astype("float64")
+    for z, row in zip(logits, rows, strict=True):
+        for each, value in zip(findings.classes[row], findings.logits[row], strict=True):
+            if 0 <= each < len(z):
+                z[each] = value
     return logits
 
 
-def _forward_from_bundle(bundle: Bundle, *, explicit: bool) -> Forward | None:
+def forward_from_bundle(bundle: Bundle, *, explicit: bool) -> Forward | None:
+    """The fast graph on the CPU; None where ONNX Runtime isn't installed.
+
+    Raises:
+        InstallationError: It isn't, and the bundle was asked for: `explicit`.
+        BundleError: The graph can't be loaded.
+    """
     from audit.bundle import ONNX
     from audit.forward import Forward, available_threads
 
@@ -162,7 +190,12 @@ def _forward_from_bundle(bundle: Bundle, *, explicit: bool) -> Forward | None:
         return None  # findings are looked at where nothing is scanned, too
 
 
-def _class_names(findings: Findings) -> tuple[str, ...]:
+def class_names_of_findings(findings: Findings) -> tuple[str, ...]:
+    """Those of the bundle.
+
+    Raises:
+        FindingsError: The record of it has none.
+    """
     names = findings.bundle.get("classes")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FindingsError(f"{findings.path}: its record of the bundle has no class names")

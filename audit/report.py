@@ -9,9 +9,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit.errors import OptionError
+from audit.errors import OptionError, OutputError
 from audit.figure import check_feature_names
-from audit.findings import Findings, load_findings
+from audit.findings import Findings, findings_from
 from audit.output_file import write_file
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT = "audit-report/1"
 MAX_SAMPLES = 500
 MOST_ROWS = 50  # of one gate's classes or pairs
+DOCTYPE = b"<!doctype html>"
 WAY_OUT = "; name another file with -o"
 
 
@@ -74,14 +75,16 @@ def report(
     Raises:
         OptionError: An option is out of range.
         FindingsError: The findings can't be read, or the baseline is of another dataset.
+        InstallationError: `model` is given, and what runs its graph isn't installed.
         BundleError: `model` is no bundle.
-        OutputError: The page can't be written.
+        OutputError: The page can't be written, or another kind of file is there.
     """
     options = ReportOptions(
         max_samples=max_samples,
         feature_names=None if feature_names is None else tuple(feature_names),
     )
-    findings, out = _loaded(findings), Path(out)
+    findings, out = findings_from(findings), Path(out)
+    _check_out(out)
     write_file(out, _page(findings, baseline, options, gates, model), WAY_OUT)
     return out
 
@@ -89,6 +92,19 @@ def report(
 def default_path(findings: str | os.PathLike[str]) -> Path:
     """Where the command line writes the report of this file, unless told."""
     return Path(f"{Path(findings).stem.removesuffix('.findings')}.report.html")
+
+
+def _check_out(out: Path) -> None:
+    """A report is written over; findings and datasets aren't."""
+    if not out.is_file():
+        return
+    try:
+        with out.open("rb") as file:
+            start = file.read(len(DOCTYPE))
+    except OSError as exc:
+        raise OutputError(f"{out}: can't be read ({exc.strerror}){WAY_OUT}") from exc
+    if start not in (b"", DOCTYPE):
+        raise OutputError(f"{out}: exists and is not a report{WAY_OUT}")
 
 
 def _page(
@@ -103,7 +119,7 @@ def _page(
     from audit.reporting.gallery import gallery_of
     from audit.reporting.page import page_from
 
-    old = None if baseline is None else _loaded(baseline)
+    old = None if baseline is None else findings_from(baseline)
     comparison = None if old is None else compare(old, findings)
     checked = check(findings, baseline=old, gates=gates)
     gallery = gallery_of(findings, comparison, max_samples=options.max_samples, model=model)
@@ -120,19 +136,23 @@ def _context(
     """What the template shows, with or without scripts."""
     from audit.check_text import answer
     from audit.gates.condense import condensed, worst_first
-    from audit.reporting import overview
+    from audit.gates.judge import counted
+    from audit.reporting import margins, overview
     from audit.reporting.names import number, one_line
+    from audit.reporting.verdict import gates_in_need
 
     return {
+        "headline": counted(findings.flagged, "near tie"),
         "facts": overview.facts_of(findings, comparison),
         "origin": overview.origin_of(findings, None if comparison is None else comparison.old),
         "checked": checked,
         "answer": answer(checked).partition(": ")[2],
+        "in_need": gates_in_need(checked.results),
         "gates": worst_first(condensed(checked.results, MOST_ROWS)),
-        "bins": overview.bins_of(findings),
+        "bins": margins.bins_of(findings),
         "eps": number(findings.eps, 6),
         "eps_marked": findings.margin_edges[1] <= findings.eps <= findings.margin_edges[-1],
-        "histogram": overview.histogram_in_words(findings),
+        "histogram": margins.histogram_in_words(findings),
         "pairs": overview.pairs_of(findings),
         "gallery": gallery,
         "flagged": findings.flagged,
@@ -151,6 +171,7 @@ def _payload(
 ) -> dict[str, Any]:
     """What the script works with."""
     from audit.reporting.gallery import shown_feature_names
+    from audit.reporting.margins import histogram_of
 
     return {
         "format": FORMAT,
@@ -158,14 +179,7 @@ def _payload(
         "eps": findings.eps,
         "baseline": comparison is not None,
         "feature_names": shown_feature_names(options.feature_names),
-        "histogram": {
-            "edges": findings.margin_edges.tolist(),
-            "counts": findings.margin_counts.tolist(),
-        },
+        "histogram": histogram_of(findings)._asdict(),
         "picture": gallery.picture,
         "samples": gallery.samples,
     }
-
-
-def _loaded(findings: Findings | str | os.PathLike[str]) -> Findings:
-    return findings if isinstance(findings, Findings) else load_findings(findings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audit.errors import OutputError
-from audit.findings import Findings, load_findings
+from audit.findings import Findings, findings_from
 from audit.output_file import make_directory
 from audit.report import MAX_SAMPLES, report
 
@@ -44,8 +44,7 @@ def view(
     """
     import webbrowser
 
-    if not isinstance(findings, Findings):
-        findings = load_findings(findings)
+    findings = findings_from(findings)
     folder = _cache()
     make_directory(folder, WAY_OUT)
     path = report(

@@ -50,8 +50,5 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Reports:
     """Reports by name: `reported["grey"]`."""
-    return Reports(
-        tmp_path_factory.mktemp("reported"),
-        lambda: request.getfixturevalue("mnist_h5"),
-        lambda name: request.getfixturevalue("network_bundle")(name),
-    )
+    folder = tmp_path_factory.mktemp("reported")
+    return Reports(folder, lambda: request.getfixturevalue("mnist_h5"))

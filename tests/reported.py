@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ HOSTILE_CLASSES = (
     f"\"'`><svg onload={ATTACK}>&amp;&lt;${{7*7}}{{{{7*7}}}}",
     "\u202eright to left\u2028next line\u0000end\ufeff",
 )
+LONG_NAMES = tuple(f"Streptococcus species {each:04}, of the third kind" for each in range(1000))
 
 
 class Report(NamedTuple):
@@ -57,17 +59,15 @@ Recipe = Callable[[], Report]
 class Reports:
     """Each made when it is first asked for, once a session. Read only."""
 
-    def __init__(
-        self, folder: Path, mnist: Callable[[], Path], bundle: Callable[[str], Bundle]
-    ) -> None:
+    def __init__(self, folder: Path, mnist: Callable[[], Path]) -> None:
         self._folder = folder
         self._mnist = mnist
-        self._bundle = bundle
         self._made: dict[str, Report] = {}
 
     def __getitem__(self, name: str) -> Report:
         if name not in self._made:
             recipe: Recipe = getattr(self, f"_{name}")
+            torch.manual_seed(0)
             self._made[name] = recipe()
         return self._made[name]
 
@@ -89,49 +89,49 @@ class Reports:
 
     def _nightly(self) -> Report:
         """With a baseline, of another model over the same images."""
-        model = audit.export(
-            seeded("cnn"),
-            self._folder / "other",
-            input_shape=(1, 28, 28),
-            raw_dtype="uint8",
-            std=0.02,  # logits as far apart as those of a trained network
-        )
+        # `std`: logits as far apart as those of a trained network.
+        model = self._exported("other", seeded("cnn"), (1, 28, 28), raw_dtype="uint8", std=0.02)
         settings = {"eps": MNIST_EPS, "limit": MNIST_LIMIT}
         baseline = self._scanned_mnist("last-night", model=model.path, **settings)
         findings = self._scanned_mnist("nightly", **settings)
         return self._reported("nightly", findings, baseline=baseline)
 
     def _rgb(self) -> Report:
-        model = audit.export(
-            seeded("resnet"),
-            self._folder / "resnet",
-            input_shape=(3, 32, 32),
+        layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 10)
+        model = self._exported(
+            "rgb",
+            nn.Sequential(*layers),
+            (3, 32, 32),
             raw_dtype="uint8",
             raw_layout="HWC",
             mean=(0.4, 0.5, 0.6),
             std=(0.2, 0.25, 0.3),
         )
-        return self._reported("rgb", self._scanned(model, "rgb", eps=0.002))
+        return self._reported("rgb", self._scanned(model, "rgb", eps=0.02))
 
     def _signal(self) -> Report:
-        return self._reported("signal", self._scanned(self._bundle("signal"), "signal", eps=0.02))
+        model = self._exported("signal", seeded("signal"), (2, 64), raw_layout="CL")
+        return self._reported("signal", self._scanned(model, "signal", eps=0.02))
 
     def _rows(self) -> Report:
         """Inputs of two axes, neither an image nor a signal of channels."""
-        return self._reported("rows", self._scanned(self._bundle("sequence"), "rows", eps=0.02))
+        model = self._exported("rows", linear(54), (9, 6), raw_layout="CL")
+        return self._reported("rows", self._scanned(model, "rows", eps=0.02))
 
     def _tabular(self) -> Report:
-        findings = self._scanned(self._bundle("tabular"), "tabular", eps=0.02)
+        findings = self._scanned(self._features, "tabular", eps=0.02)
         return self._reported("tabular", findings, feature_names=FEATURES)
+
+    def _unlabelled(self) -> Report:
+        findings = self._scanned(self._features, "unlabelled", eps=0.02, labels=False)
+        return self._reported("unlabelled", findings)
 
     def _hostile(self) -> Report:
         """Names that attack, and samples that hold NaN and infinities."""
-        torch.manual_seed(0)
-        model = audit.export(
-            Forgiving(12, len(HOSTILE_CLASSES)).eval(),
-            self._folder / "<b onmouseover=alert(1)>bundle",
-            input_shape=(12,),
-            raw_dtype="float32",
+        model = self._exported(
+            "<b onmouseover=alert(1)>bundle",
+            Forgiving(12, len(HOSTILE_CLASSES)),
+            (12,),
             classes=HOSTILE_CLASSES,
             name=HOSTILE_CLASSES[0],
         )
@@ -141,35 +141,37 @@ class Reports:
 
     def _missing(self) -> Report:
         """Grey images of floating-point numbers, NaN and infinities among them."""
-        torch.manual_seed(0)
-        model = audit.export(
-            Forgiving(64, 3).eval(),
-            self._folder / "missing",
-            input_shape=(1, 8, 8),
-            raw_dtype="float32",
-            raw_layout="HW",
-        )
+        model = self._exported("missing", Forgiving(64, 3), (1, 8, 8), raw_layout="HW")
         return self._reported("missing", self._scanned(model, "missing", eps=0.1, spoil=True))
 
     def _large(self) -> Report:
         """More than a page has room for, as it is."""
-        torch.manual_seed(0)
-        model = audit.export(
-            linear(112 * 112).eval(),
-            self._folder / "linear",
-            input_shape=(1, 112, 112),
-            raw_dtype="uint8",
-        )
+        model = self._exported("large", linear(112 * 112), (1, 112, 112), raw_dtype="uint8")
         return self._reported("large", self._scanned(model, "large", eps=10))
 
     def _crowd(self) -> Report:
-        """A thousand classes."""
-        return self._reported("crowd", self._scanned(self._bundle("wide"), "crowd", eps=0.05))
+        """A thousand classes of long names."""
+        model = self._exported("crowd", linear(12, len(LONG_NAMES)), (12,), classes=LONG_NAMES)
+        return self._reported("crowd", self._scanned(model, "crowd", eps=0.1))
+
+    @cached_property
+    def _features(self) -> Bundle:
+        return self._exported("features", seeded("tabular"), (12,))
+
+    def _exported(
+        self, folder: str, model: nn.Module, input_shape: tuple[int, ...], **options: Any
+    ) -> Bundle:
+        """A bundle without what only the tests of exports need."""
+        options = {"raw_dtype": "float32"} | options
+        out = self._folder / f"{folder}.bundle"
+        return audit.export(model.eval(), out, input_shape=input_shape, **options)
 
     def _scanned_mnist(self, name: str, **options: Any) -> Findings:
         return audit.scan(self._mnist(), out=self._folder / f"{name}.findings.h5", **options)
 
-    def _scanned(self, model: Bundle, name: str, *, eps: float, spoil: bool = False) -> Findings:
+    def _scanned(
+        self, model: Bundle, name: str, *, eps: float, spoil: bool = False, labels: bool = True
+    ) -> Findings:
         """Random samples; `spoil` puts NaN and infinities into some."""
         rng = np.random.default_rng(7)
         samples: NDArray[Any] = model.manifest.preprocess.random_raw(300, rng)
@@ -179,7 +181,8 @@ class Reports:
         data = self._folder / f"{name}.h5"
         with h5py.File(data, "w") as file:
             file["images"] = samples
-            file["labels"] = rng.integers(0, len(model.manifest.classes), len(samples))
+            if labels:
+                file["labels"] = rng.integers(0, len(model.manifest.classes), len(samples))
         return audit.scan(data, model=model.path, eps=eps, out=self._folder / f"{name}.findings.h5")
 
     def _reported(self, name: str, findings: Findings, **options: Any) -> Report:

@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 import audit
-from audit.errors import FindingsError, OptionError
+from audit.errors import FindingsError, OptionError, OutputError
 from audit.findings import Findings
 from audit.gates.result import STATUSES
 from audit.reporting.ladder import BUDGET, MIN_SIDE, averaged_shape, choose_encoding
@@ -181,6 +182,18 @@ def test_baseline_of_another_dataset(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
+def test_only_a_report_is_written_over(tmp_path: Path) -> None:
+    path = write_findings(tmp_path / "f.h5", [Tie(1)])
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"f\.h5: exists and is not a report; name another"):
+        audit.report(path, out=path)
+    assert path.read_bytes() == before
+    out = tmp_path / "r.html"
+    out.touch()
+    for _ in range(2):
+        assert len(reported(path, out).payload["samples"]) == 1
+
+
 def test_gates_are_on_the_page(tmp_path: Path) -> None:
     path = write_findings(tmp_path / "f.h5", [Tie(1), Tie(2)])
     page = reported(path, tmp_path / "r.html", gates={"max_count": 1})
@@ -191,6 +204,56 @@ def test_gates_are_on_the_page(tmp_path: Path) -> None:
     ranks = [list[str | None](STATUSES).index(each) for each in status.values()]
     assert ranks == sorted(ranks, reverse=True)  # what needs a person comes first
     assert status["complete"] == "PASS"
+
+
+def test_verdict_names_the_gates_that_do_not_pass(tmp_path: Path) -> None:
+    path = write_findings(tmp_path / "f.h5", [Tie(1), Tie(2), Tie(3, classes=(2, 3))])
+
+    def verdict(**gates: Any) -> str:
+        page = reported(path, tmp_path / "r.html", gates=gates)
+        return page.text.partition("Near ties")[2].partition("Headline")[0]
+
+    assert "max_count" not in verdict(max_count=9)
+    said = verdict(max_rate=0.001, max_pair_count=1, max_count={"warn": 1}, min_accuracy=0)
+    needing = "guard_held, max_rate, max_pair_count[ant/bee], max_count"
+    assert f"ERROR {needing}: 1 gate can't tell, 2 failed, 1 warned" in said
+    assert "min_accuracy" not in said
+    assert "max_pair_count (2 pairs)" in verdict(max_pair_count=0)
+    every = dict.fromkeys(("max_rate", "max_count", "max_pair_rate", "max_pair_count"), 0)
+    distances = dict.fromkeys(("min_median_l2", "min_median_linf", "min_nth_l2"), 9)
+    assert ", 2 more: " in verdict(**every, **distances | {"min_nth_l2": {"n": 1, "fail": 9}})
+
+
+def test_one_near_tie_is_one(tmp_path: Path) -> None:
+    page = reported(write_findings(tmp_path / "f.h5", [Tie(1)]), tmp_path / "r.html")
+    (label,) = [each["aria-label"] for _, each in page.elements if each.get("id") == "margin-plot"]
+    assert ", 1 near tie below" in str(label)
+    assert "1 near tie \N{EN DASH}" in page.text
+
+
+def test_a_baselines_path_is_text(tmp_path: Path) -> None:
+    old = write_findings(tmp_path / "\u202eold.h5", [Tie(1)])
+    reported(write_findings(tmp_path / "f.h5", [Tie(1)]), tmp_path / "r.html", baseline=old)
+    assert "\u202e" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("margin_edges", np.zeros(0)),
+        ("margin_edges", np.array([0, 2, 1, 3.0])),
+        ("margin_edges", np.array([0, 1, np.inf])),
+        ("margin_counts", np.zeros(3, np.int64)),
+        ("pairs", np.zeros((4, 5), np.int64)),
+    ],
+)
+def test_summaries_that_cannot_be(name: str, values: Any, tmp_path: Path) -> None:
+    path = write_findings(tmp_path / "f.h5", [Tie(1)])
+    with h5py.File(path, "r+") as file:
+        del file["summary"][name]
+        file["summary"][name] = values
+    with pytest.raises(FindingsError, match=r"expected.*; scan again"):
+        audit.report(path, out=tmp_path / "r.html")
 
 
 @pytest.mark.parametrize("ties", [[], [Tie(1)]], ids=["nothing", "no gradients"])

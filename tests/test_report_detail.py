@@ -270,7 +270,7 @@ def test_the_k_at_which_it_ties(browser: Browser, reported: Reports) -> None:
         assert new_margin == pytest.approx(margin + k * ((a - b) @ gradient), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["grey", "bare", "rgb", "tabular", "missing"])
+@pytest.mark.parametrize("name", ["grey", "bare", "tabular", "missing"])
 def test_facts(name: str, browser: Browser, reported: Reports) -> None:
     reader = opened(browser, reported, name, 1)
     findings = reader.findings
@@ -297,6 +297,15 @@ def test_facts(name: str, browser: Browser, reported: Reports) -> None:
     title = browser.find("#detail-title").text
     assert names[a] in title
     assert names[b] in title
+
+
+def test_a_distance_that_is_infinite(browser: Browser, reported: Reports) -> None:
+    """No ReLU is on, both gradients are zero: that isn't a degenerate tie."""
+    findings = reported["rgb"].findings
+    assert findings.degenerate == 0
+    row = int(np.flatnonzero(np.isinf(findings.distance_l2))[0])
+    facts = opened(browser, reported, "rgb", row).facts("#detail-facts")
+    assert facts["distance_l2"] == facts["distance_linf"] == "∞ (equal gradients)"
 
 
 def test_all_logits_where_the_bundle_is_there(browser: Browser, reported: Reports) -> None:

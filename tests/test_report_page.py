@@ -62,7 +62,7 @@ def test_what_is_injected_is_refused(browser: Browser, reported: Reports) -> Non
     browser.requests()
 
 
-@pytest.mark.parametrize("name", ["grey", "nightly", "none", "bare", "missing", "hostile"])
+@pytest.mark.parametrize("name", ["nightly", "none", "hostile"])
 def test_headline(name: str, browser: Browser, reported: Reports) -> None:
     report = reported[name]
     findings = report.findings
@@ -102,6 +102,24 @@ def test_histogram_in_words_and_numbers(browser: Browser, reported: Reports) -> 
     lows = [first_number(row[0]) for row in rows]
     assert lows == pytest.approx(findings.margin_edges[held], rel=0.01)
     assert reader.browser.seen("#margin-plot canvas")
+
+
+def test_what_is_below_the_threshold_is_red(browser: Browser, reported: Reports) -> None:
+    """And what isn't is not, in the bin that ε cuts as well."""
+    Reader(browser, reported["grey"])
+    left, right, bottom = browser.script(
+        """const [{ bbox, valToPos }] = plots, { edges } = report.histogram;
+        const cut = edges.findLastIndex((edge) => edge <= report.eps);
+        const at = (margin) => valToPos(Math.log10(margin), "x", true);
+        const between = (one, other) => Math.round((at(one) + at(other)) / 2);
+        return [between(edges[cut], report.eps), between(report.eps, edges[cut + 1]),
+          Math.round(bbox.top + bbox.height) - 3]"""
+    )
+    pixels = browser.pixels(browser.find("#margin-plot canvas")).astype(int)
+    below, above = pixels[bottom, left, :3], pixels[bottom, right, :3]
+    assert left + 2 < right
+    assert below[0] > 2 * below[2]
+    assert above[0] < above[2]
 
 
 def test_gates_are_those_of_audit_check(browser: Browser, reported: Reports) -> None:

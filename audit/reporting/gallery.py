@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from audit.errors import FindingsError
 from audit.findings_bundle import bundle_of_findings
+from audit.near_tie import forward_from_bundle, preprocess_of_findings
 from audit.reporting.names import ClassNames, finite, shortened
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from audit.bundle import Bundle
     from audit.comparison import Comparison
     from audit.findings import Findings
     from audit.preprocess import Preprocess
@@ -52,13 +51,16 @@ def gallery_of(
         FindingsError: The arrays don't fit each other, or only the bundle could tell what the
             stored samples mean in input space and it isn't there.
         OptionError: `model` is another bundle than the one scanned with.
+        InstallationError: `model` is given, and what runs its graph isn't installed.
         BundleError: `model` is no bundle, or its graph fails.
     """
     from audit.reporting.ladder import choose_encoding
     from audit.reporting.pictures import pictures_of
+    from audit.reporting.top_logits import top_logits
 
     bundle = bundle_of_findings(findings, model)
-    preprocess = _preprocess(findings, bundle)
+    preprocess = preprocess_of_findings(findings, bundle)
+    forward = None if bundle is None else forward_from_bundle(bundle, explicit=model is not None)
     names = ClassNames(findings)
     new = _is_new(findings, comparison)
     rows = closest_rows(findings.margin, new)[:max_samples].tolist()
@@ -72,8 +74,9 @@ def gallery_of(
     pictures = pictures_of(findings, rows[: encoding.pictured], preprocess, encoding)
     for sample, picture in zip(samples, pictures, strict=False):
         sample |= _embedded(picture)
-    if bundle is not None:
-        _add_logits(samples, findings, rows, bundle)
+    if forward is not None:
+        for sample, logits in zip(samples, top_logits(findings, rows, forward), strict=True):
+            sample["logits"] = logits
     return Gallery(
         samples=samples,
         picture=_described(preprocess, encoding),
@@ -95,17 +98,6 @@ def _is_new(findings: Findings, comparison: Comparison | None) -> NDArray[np.boo
     if comparison is not None:
         new[comparison.newly] = True
     return new
-
-
-def _preprocess(findings: Findings, bundle: Bundle | None) -> Preprocess:
-    if findings.preprocess is not None:
-        return findings.preprocess
-    if bundle is not None:
-        return bundle.manifest.preprocess
-    raise FindingsError(
-        f"{findings.path}: doesn't say what its samples are in input space, as findings of "
-        "version 0.1.0 don't, and its bundle isn't where it was; name it with --model"
-    )
 
 
 def _numbers(findings: Findings, row: int, new: bool) -> dict[str, Any]:
@@ -136,15 +128,6 @@ def _embedded(picture: Picture) -> dict[str, Any]:
         return {"x": picture.sample}
     data, scale, products = picture.gradients
     return {"x": picture.sample, "g": data, "g_scale": scale, "dots": products}
-
-
-def _add_logits(
-    samples: list[dict[str, Any]], findings: Findings, rows: Sequence[int], bundle: Bundle
-) -> None:
-    from audit.reporting.top_logits import top_logits
-
-    for sample, logits in zip(samples, top_logits(findings, rows, bundle), strict=True):
-        sample["logits"] = logits
 
 
 def _described(preprocess: Preprocess, encoding: Encoding) -> dict[str, Any]:

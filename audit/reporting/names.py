@@ -6,8 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from audit.errors import FindingsError
-from audit.near_tie import name_of_class
+from audit.near_tie import class_names_of_findings, name_of_class
 
 if TYPE_CHECKING:
     from audit.findings import Findings
@@ -28,10 +27,7 @@ class ClassNames:
         Raises:
             FindingsError: It has none.
         """
-        names = findings.bundle.get("classes")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise FindingsError(f"{findings.path}: its record of the bundle has no class names")
-        self._names: list[str] = names
+        self._names = class_names_of_findings(findings)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -1,4 +1,4 @@
-"""What stands above the gallery: headline numbers, the histogram of margins, confusion pairs."""
+"""What stands above the gallery: headline numbers and confusion pairs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
+from audit.errors import FindingsError
+from audit.gates.judge import counted
 from audit.reporting.names import ClassNames, moment, number, shortened
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ def _circumstances(findings: Findings) -> Iterator[Fact]:
     guard = engine.get("guard")
     if isinstance(guard, int | float):
         rescans = engine.get("rescans")
-        held = f"widened {rescans} times" if rescans else "held"
+        held = "held"
+        if isinstance(rescans, int) and rescans > 0:
+            held = f"widened {counted(rescans, 'time')}"
         yield Fact("guard", "guard", number(guard), held)
 
 
@@ -76,7 +80,7 @@ def origin_of(findings: Findings, baseline: Findings | None) -> list[Fact]:
         Fact("tool", "by", f"near-tie-audit {shortened(findings.tool_version)}"),
     ]
     if baseline is not None:
-        said = f"{baseline.path.name}, {shortened(str(baseline.bundle.get('name')))}"
+        said = f"{shortened(baseline.path.name)}, {shortened(str(baseline.bundle.get('name')))}"
         origin.append(Fact("baseline", "baseline", f"{said}, {moment(baseline.created)}"))
     return origin
 
@@ -84,39 +88,6 @@ def origin_of(findings: Findings, baseline: Findings | None) -> list[Fact]:
 def _file(path: object) -> str:
     """Its name alone: a report is sent around, and paths tell of the machine."""
     return shortened(PurePath(str(path)).name)
-
-
-class Bin(NamedTuple):
-    """Of the histogram."""
-
-    low: str
-    high: str
-    samples: int
-
-
-def bins_of(findings: Findings) -> list[Bin]:
-    """Those that aren't empty."""
-    edges, counts = findings.margin_edges.tolist(), findings.margin_counts.tolist()
-    texts = [number(edge) for edge in edges]
-    return [
-        Bin(low, high, count)
-        for low, high, count in zip(texts, texts[1:], counts, strict=False)
-        if count
-    ]
-
-
-def histogram_in_words(findings: Findings) -> str:
-    """What one sees in it at a glance."""
-    counts = findings.margin_counts
-    words = (
-        f"{findings.scanned:,} samples, {findings.flagged:,} near ties below "
-        f"ε = {number(findings.eps, 6)}"
-    )
-    if not counts.any():
-        return words
-    place = int(counts.argmax())
-    low, high = (number(float(each)) for each in findings.margin_edges[place : place + 2])
-    return f"{words}; most samples a bin between {low} and {high}"
 
 
 class Cell(NamedTuple):
@@ -146,10 +117,19 @@ class Pairs:
 
 
 def pairs_of(findings: Findings) -> Pairs:
-    """A matrix of all classes, or those that occur, or where these are many a list of pairs."""
+    """A matrix of all classes, or those that occur, or where these are many a list of pairs.
+
+    Raises:
+        FindingsError: The counts aren't of these classes.
+    """
     import numpy as np
 
     names = ClassNames(findings)
+    if findings.pairs.shape != (len(names), len(names)):
+        raise FindingsError(
+            f"{findings.path}: /summary/pairs is {findings.pairs.shape}; expected a row and a "
+            f"column for each of {counted(len(names), 'class', 'classes')}; scan again"
+        )
     counts = findings.pairs + findings.pairs.T
     low, high = np.nonzero(np.triu(counts, 1))
     found = counts[low, high]

@@ -4,6 +4,7 @@ const detail = { row: null, view: null, kVisible: 1, kMax: 1, kTie: null };
 const controls = $("k-controls"), colorBar = $("colour-bar-row"); // they stand between the fields
 const DECADES = 5; // of k on either side of the slider
 const SLIDER = 1000;
+const LONG_NAME = 12; // characters that have no room beside a bar
 
 const kFromSlider = (t) =>
   (t === 0 ? 0 : Math.sign(t) * detail.kMax * 10 ** (-DECADES * (1 - Math.abs(t) / SLIDER)));
@@ -68,6 +69,13 @@ function step(by) {
   if (row !== undefined) openDetail(row);
 }
 
+/** Of equal gradients there is no way to the boundary, unless the logits tie as it is. */
+function shownDistance({ margin, dots }, distance) {
+  if (distance !== null) return shownNumber(distance);
+  if (dots?.includes(null)) return "not finite";
+  return margin === 0 ? "none (degenerate)" : "∞ (equal gradients)";
+}
+
 function showFacts(sample) {
   detail.kTie = tyingK(sample);
   const [a, b] = [className(sample.a), className(sample.b)];
@@ -79,9 +87,8 @@ function showFacts(sample) {
     ["logit_b", `logit of ${b}`, shownNumber(sample.zb, 6), "of-b"],
   ];
   if (report.picture.gradient !== null) {
-    const none = "none (degenerate)";
-    facts.push(["distance_l2", "distance L2", sample.l2 === null ? none : shownNumber(sample.l2)],
-      ["distance_linf", "distance L∞", sample.linf === null ? none : shownNumber(sample.linf)]);
+    facts.push(["distance_l2", "distance L2", shownDistance(sample, sample.l2)],
+      ["distance_linf", "distance L∞", shownDistance(sample, sample.linf)]);
     if (detail.kTie !== null) facts.push(["tie_k", `k that ties, towards ${b}`, shownNumber(detail.kTie)]);
   }
   if (report.baseline) facts.push(["new", "since the baseline", sample.new ? "newly tied" : "still tied"]);
@@ -95,6 +102,8 @@ function showLogits(sample) {
   if (sample.logits === null) return;
   const values = sample.logits.map(([, z]) => z);
   const low = Math.min(0, ...values), span = Math.max(0, ...values) - low || 1;
+  const isLong = ([number]) => className(number).length > LONG_NAME;
+  $("logit-list").classList.toggle("long-names", sample.logits.some(isLong));
   $("logit-list").replaceChildren(...sample.logits.map(([number, z]) =>
     make("li", { data: { class: number }, className: number === sample.a ? "of-a" : number === sample.b ? "of-b" : "" },
       make("span", { className: "name", title: className(number) }, className(number)),
@@ -110,11 +119,11 @@ function showPictures(sample, known) {
   $("detail-fields").replaceChildren(colorBar, controls);
   detail.view = null;
   if (known === null) {
-    $("detail-notes").textContent = "The page has no room for this sample's picture.";
+    $("detail-notes").textContent = ["The page has no room for this sample's picture.", ...notesOnLogits(sample)].join(" ");
     return;
   }
   detail.view = { image: imageView, signal: signalView, features: featureView }[KIND](sample, known);
-  $("detail-notes").textContent = [...detail.view.notes, ...notesOn(known)].join(" ");
+  $("detail-notes").textContent = [...detail.view.notes, ...notesOn(known), ...notesOnLogits(sample)].join(" ");
   if (!hasGradients) return;
   detail.kVisible = visibleK(known);
   detail.kMax = largestK(detail.kVisible, detail.kTie);
@@ -122,6 +131,9 @@ function showPictures(sample, known) {
   $("k-tie").textContent = `Tie: k = ${shownNumber(detail.kTie)}`;
   showK(currentK());
 }
+
+const notesOnLogits = ({ logits }) =>
+  (logits === null ? ["Other classes' logits aren't known: the report was made without the bundle."] : []);
 
 function notesOn({ x, gradients }) {
   const notes = [];

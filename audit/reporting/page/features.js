@@ -20,8 +20,8 @@ function chosenFeatures(gradients, count) {
   const all = Array.from({ length: SIZE }, (_, i) => i);
   if (gradients === null) return all.slice(0, count);
   if (SIZE <= count) return all;
-  const size = (at) => Math.max(...gradients.map((g) => (Number.isNaN(g[at]) ? Infinity : Math.abs(g[at]))));
-  return all.sort((one, other) => size(other) - size(one) || one - other).slice(0, count);
+  const sizes = all.map((at) => Math.max(...gradients.map((g) => (Number.isNaN(g[at]) ? 1e300 : Math.abs(g[at])))));
+  return all.sort((one, other) => sizes[other] - sizes[one] || one - other).slice(0, count);
 }
 
 const shownValue = (value) => (Number.isNaN(value) ? "not finite" : shownNumber(value, 4));

@@ -82,10 +82,11 @@ function cardOf(row) {
   if (cards.has(row)) return cards.get(row);
   const sample = samples[row];
   const label = sample.label < 0 ? "label unknown" : `label ${labelName(sample)}`;
+  const isWrong = ["second", "neither"].includes(agreementOf(sample));
   const card = make("button", { type: "button", className: "card", data: { index: sample.index } },
     thumbOf(row),
     make("strong", {}, `${className(sample.a)} / ${className(sample.b)}`),
-    make("span", { className: agreementOf(sample) === "right" ? "" : "wrong" }, label),
+    make("span", { className: isWrong ? "wrong" : "" }, label),
     make("span", {}, `margin ${shownNumber(sample.margin)}`),
     make("span", {}, `sample ${sample.index}`));
   if (sample.new) card.append(make("span", { className: "badge-new" }, "new"));
@@ -99,7 +100,8 @@ function showGallery() {
   shown = samples.map((_, row) => row).filter((row) => matches(samples[row])).sort(SORTS[state.sort]);
   $("samples").replaceChildren(...shown.map(cardOf));
   const noun = samples.length === 1 ? "sample" : "samples";
-  const count = shown.length === samples.length ? `${samples.length}` : `${shown.length} of ${samples.length}`;
+  const [some, all] = [shown, samples].map((list) => list.length.toLocaleString("en"));
+  const count = some === all ? all : `${some} of ${all}`;
   const unknown = state.unknown === null ? "" : ` Sample ${state.unknown} isn't among them.`;
   $("result-count").textContent = `${count} ${noun}.${unknown}`;
   $("no-results").hidden = shown.length > 0 || samples.length === 0;

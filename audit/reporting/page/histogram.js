@@ -13,10 +13,9 @@ function drawHistogram() {
   const first = Math.min(filled[0], atEps) - 2;
   const last = Math.max(filled.at(-1), logs.findIndex((at) => at > epsAt)) + 2;
   const bins = counts.map((_, i) => i).filter((i) => i >= first && i <= last);
-  const isBelow = (i) => logs[i + 1] <= epsAt + 1e-9;
   const most = Math.max(...counts, 1);
   const bars = uPlot.paths.bars({ size: [1, Infinity], align: 1, gap: 1 });
-  const series = (name) => ({ paths: bars, fill: () => token(name), stroke: () => token(name), width: 0, points: { show: false } });
+  const fill = (u) => splitAt(u, epsAt); // a bin that ε cuts has both colours
   const axis = { stroke: () => token("--quiet"), font: "12px system-ui, sans-serif", ticks: { show: false } };
   const parent = $("margin-plot");
   const plot = new uPlot({
@@ -30,17 +29,23 @@ function drawHistogram() {
       { ...axis, size: 58, grid: { stroke: () => token("--line"), width: 1 },
         splits: () => [0, ...decadesTo(most)], values: (_, at) => at.map((n) => n.toLocaleString("en")) },
     ],
-    series: [{}, series("--below"), series("--bar")],
+    series: [{}, { paths: bars, fill, stroke: fill, width: 0, points: { show: false } }],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
     hooks: { draw: [(u) => markEps(u, epsAt)], setCursor: [(u) => readOut(u, bins)] },
-  }, [
-    bins.map((i) => logs[i]),
-    bins.map((i) => (isBelow(i) ? counts[i] : null)),
-    bins.map((i) => (isBelow(i) ? null : counts[i])),
-  ], parent);
+  }, [bins.map((i) => logs[i]), bins.map((i) => counts[i])], parent);
   plots.add(plot);
   new ResizeObserver(() => plot.setSize({ width: parent.clientWidth, height: 300 })).observe(parent);
+}
+
+/** Red to the left of ε, grey to the right. */
+function splitAt({ ctx, bbox, valToPos }, at) {
+  const share = Math.min(1, Math.max(0, (valToPos(at, "x", true) - bbox.left) / bbox.width)) || 0;
+  const fill = ctx.createLinearGradient(bbox.left, 0, bbox.left + bbox.width, 0);
+  for (const [place, name] of [[0, "--below"], [share, "--below"], [share, "--bar"], [1, "--bar"]]) {
+    fill.addColorStop(place, token(name));
+  }
+  return fill;
 }
 
 const decadesTo = (most) => Array.from({ length: Math.floor(Math.log10(most)) + 1 }, (_, i) => 10 ** i);

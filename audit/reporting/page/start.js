@@ -54,6 +54,23 @@ function wireTheme() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 }
 
+/** Paper is light, whatever the screen is, and nobody scrolls on it. */
+function wirePrint() {
+  const { dataset } = document.documentElement;
+  let chosen;
+  window.addEventListener("beforeprint", () => {
+    chosen = dataset.theme;
+    dataset.theme = "light";
+    showTheme();
+    for (const canvas of document.querySelectorAll("canvas.thumb:not([data-drawn])")) drawThumb(canvas);
+  });
+  window.addEventListener("afterprint", () => {
+    if (chosen === undefined) delete dataset.theme;
+    else dataset.theme = chosen;
+    showTheme();
+  });
+}
+
 function followAddress() {
   readAddress();
   showFilters();
@@ -79,9 +96,7 @@ function start() {
   window.addEventListener("hashchange", () => {
     if (!/^#[\w-]+$/.test(location.hash)) followAddress(); // else a link within the page
   });
-  window.addEventListener("beforeprint", () => {
-    for (const canvas of document.querySelectorAll("canvas.thumb:not([data-drawn])")) drawThumb(canvas);
-  });
+  wirePrint();
   followAddress();
   document.documentElement.dataset.ready = "true";
 }
