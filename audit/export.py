@@ -31,6 +31,7 @@ def export(
     pt2: bool = False,
     int8: bool = False,
     calibration: str | os.PathLike[str] | None = None,
+    images: str | None = None,
     name: str | None = None,
 ) -> Bundle:
     """Export a trained classifier to a bundle that `audit.scan` can use.
@@ -58,6 +59,8 @@ def export(
             it propose, and decides as ever.
         calibration: HDF5 dataset to quantise by, samples like those that will be scanned: some to
             find ranges, others to measure the guard.
+        images: Name of the samples in `parity_data` and `calibration`; by default the usual names
+            are tried.
         name: Name in the manifest; by default that of the directory.
 
     Returns:
@@ -84,6 +87,7 @@ def export(
         pt2=pt2,
         int8=int8,
         calibration=None if calibration is None else os.fspath(calibration),
+        images=images,
         name=name,
     )
     from audit.exporting import export_bundle

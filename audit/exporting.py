@@ -68,7 +68,7 @@ def export_bundle(
     calibration = (
         None
         if options.calibration is None
-        else calibration_samples(options.calibration, preprocess)
+        else calibration_samples(options.calibration, preprocess, options.images)
     )
     network = _frozen_copy(model, weights)
     # Repeated where the parity data has fewer.

@@ -90,6 +90,7 @@ class ExportOptions:
         pt2: Also write `model.pt2`, the `torch.export` artefact.
         int8: Also write `model.int8.onnx`, the quantised graph; needs `calibration`.
         calibration: HDF5 dataset that the quantised graph is calibrated and measured on.
+        images: Name of the samples inside both files; None: the usual names are tried.
         name: Name in the manifest; None: the name of the bundle's directory.
 
     Raises:
@@ -108,6 +109,7 @@ class ExportOptions:
     pt2: bool = False
     int8: bool = False
     calibration: str | None = None
+    images: str | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:

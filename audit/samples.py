@@ -68,7 +68,7 @@ def parity_samples(options: ExportOptions) -> Samples:
         preprocess = planned(None, options.raw_dtype or "float32")
         raw = preprocess.random_raw(min(RANDOM_SAMPLES, fitting), np.random.default_rng(SEED))
         return Samples(raw, "random", preprocess)
-    with Dataset(options.parity_data) as data:
+    with Dataset(options.parity_data, images=options.images) as data:
         preprocess = planned(data.sample_shape, _raw_dtype(options, data.dtype))
         spaced = np.linspace(0, data.stored - 1, min(PARITY_SAMPLES, fitting, data.stored))
         raw = data.samples(spaced.astype(np.int64)).astype(preprocess.raw_dtype)
@@ -86,13 +86,20 @@ def _raw_dtype(options: ExportOptions, stored: np.dtype[Any]) -> str:
     return raw_dtype
 
 
-def calibration_samples(path: str, preprocess: Preprocess) -> CalibrationSamples:
+def calibration_samples(
+    path: str, preprocess: Preprocess, images: str | None = None
+) -> CalibrationSamples:
     """Random samples of a dataset, in two parts.
+
+    Args:
+        path: Of the dataset.
+        preprocess: What the bundle takes.
+        images: Name of the samples in the file; None: the usual names are tried.
 
     Raises:
         DatasetError: It can't be read, is of another kind than the bundle takes, or too small.
     """
-    with Dataset(path) as data:
+    with Dataset(path, images=images) as data:
         name = Path(path).name
         if data.sample_shape != preprocess.raw_shape or data.dtype != preprocess.raw_dtype:
             raise DatasetError(

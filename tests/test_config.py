@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import audit
-from audit.bundle import SHIPPED
+from audit.bundle import SHIPPED, load_bundle
 from audit.config import EXPECTED, Setting, effective, find_model, load_config, text_from_value
 from audit.errors import BundleNotFoundError, OptionError
 from audit.gates import DEFAULTS, KNOWN
@@ -340,6 +340,34 @@ def test_ascend_names_a_dataset_by_configuration_and_findings_not(
     assert audit.load_ascents(tmp_path / "a.h5").dataset["images"] == "odd"
     done = run_audit("ascend", "no-such.h5")
     assert (done.returncode, "no such file" in done.stderr) == (2, True)
+
+
+def test_export_names_its_data_by_configuration(
+    run_audit: Run, tmp_path: Path, mnist_h5: Path
+) -> None:
+    few(tmp_path, mnist_h5, "odd", "even")
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\n\n\ndef make() -> nn.Module:\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    args = [
+        "export",
+        "m.py:make",
+        "--input-shape",
+        "1,28,28",
+        "--parity-data",
+        "few.h5",
+        "-o",
+        "bundle",
+    ]
+    done = run_audit(*args)
+    assert done.returncode == 2
+    assert "--images" in done.stderr
+    (tmp_path / "audit.toml").write_text("images = 'odd'")
+    run_audit(*args, check=True)
+    assert load_bundle(tmp_path / "bundle").manifest.parity.samples == 60
+    done = run_audit(*args, "--images", "even")
+    assert done.returncode == 2  # labels are no images
 
 
 def test_gates_reach_audit_check(run_audit: Run, tmp_path: Path, mnist_h5: Path) -> None:

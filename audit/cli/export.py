@@ -9,6 +9,7 @@ import click
 
 import audit
 from audit.cli.completion import DIRECTORY, FILE
+from audit.cli.configured import ConfiguredCommand
 from audit.cli.names import names_from_option
 from audit.cli.output import echo_lines
 from audit.options import RAW_DTYPES
@@ -44,7 +45,7 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
 @click.argument("factory", type=FILE, metavar="MODULE_OR_FILE.py:FACTORY")
 @click.option(
     "--weights", type=FILE, metavar="FILE", help=".safetensors, state dict .pt/.pth, or .ckpt."
@@ -71,6 +72,9 @@ def _single(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 @click.option("--int8", is_flag=True, help="Also write model.int8.onnx, which scans may use.")
 @click.option(
     "--calibration", type=FILE, metavar="DATA.h5", help="Quantise by its samples, with --int8."
+)
+@click.option(
+    "--images", metavar="NAME", help="Name of the samples in both files, where it isn't found."
 )
 @click.option(
     "-o",
