@@ -1,19 +1,17 @@
-"""Findings files whose every number is chosen, by the program's own writer."""
+"""Findings of pets: nights of few samples, every number of which is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from audit.findings_writer import FindingsLayout, FindingsWriter
-from audit.found import MARGIN_EDGES, Found
-from audit.preprocess import Preprocess
+import nights
+from nights import EveryMargin, write_night
 
 CLASSES = ("ant", "bee", "cat", "dog")
 DATASET = {
@@ -26,16 +24,6 @@ DATASET = {
     "fingerprint": "f00d" * 16,
 }
 BUNDLE = {"path": "/models/pets", "name": "pets", "manifest_sha256": "ab" * 32}
-PREPROCESS = Preprocess(
-    raw_shape=(2,),
-    raw_dtype="float32",
-    raw_layout="F",
-    input_shape=(2,),
-    scale=1.0,
-    offset=0.0,
-    mean=(0.0,),
-    std=(1.0,),
-)
 
 
 @dataclass(frozen=True)
@@ -48,13 +36,6 @@ class Tie:
     largest: float = 2.0
     label: int = 0
     distance: float = 0.5
-
-
-class EveryMargin(NamedTuple):
-    """What `--keep-all` records: margin (N,) and top-2 (N, 2)."""
-
-    margin: NDArray[np.float32]
-    classes: NDArray[np.int32]
 
 
 def every_margin(scanned: int, margin: float = 5.0, classes: tuple[int, int] = (0, 1)) -> Any:
@@ -80,44 +61,34 @@ def write_findings(
     **bundle: Any,
 ) -> Path:
     """Write findings with these ties; keywords that are left over replace what BUNDLE says."""
-    count = len(ties)
-    classes = np.array([tie.classes for tie in ties], np.int64).reshape(count, 2)
-    margin = np.array([tie.margin for tie in ties])
-    largest = np.array([tie.largest for tie in ties])
-    distance = np.array([tie.distance for tie in ties])
-    found = Found(
+    write_night(
+        path,
+        [
+            nights.Tie(
+                index=tie.index,
+                a=tie.classes[0],
+                b=tie.classes[1],
+                label=tie.label,
+                margin=tie.margin,
+                l2=tie.distance,
+                linf=tie.distance / 4,
+                largest=tie.largest,
+            )
+            for tie in ties
+        ],
         scanned=scanned,
-        index=np.array([tie.index for tie in ties], np.int64),
-        classes=classes,
-        logits=np.stack([largest, largest - margin], axis=1),
-        margin=margin,
-        label=np.array([tie.label for tie in ties], np.int64),
-        input=np.zeros((count, 2), np.float32),
-        gradient=np.zeros((count, 2, 2), np.float32),
-        distance_l2=distance,
-        distance_linf=distance / 4,
-        degenerate=0,
-        nonfinite_index=np.array(nonfinite, np.int64),
-        margin_counts=np.zeros(len(MARGIN_EDGES) - 1, np.int64),
-        label_counts=np.array([scanned, 0, 0, 0]),
-        correct=scanned - 1,
-        scan_margin=np.empty(0, np.float32) if every is None else every.margin,
-        scan_classes=np.empty((0, 2), np.int32) if every is None else every.classes,
-    )
-    layout = FindingsLayout(
-        preprocess=PREPROCESS,
-        classes=len(CLASSES),
-        bundle={**BUNDLE, "classes": list(CLASSES), **bundle},
+        classes=CLASSES,
         eps=eps,
         min_logit=min_logit,
-        keep_all=every is not None,
+        label_counts=[scanned, 0, 0, 0],
+        correct=scanned - 1,
+        nonfinite=nonfinite,
+        every=every,
         no_gradients=not gradients,
+        dataset=DATASET if dataset is None else dataset,
+        bundle={**BUNDLE, **bundle},
+        engine={"guard": 0.001} if engine is None else engine,
     )
-    with FindingsWriter(path, layout) as writer:
-        writer.append(found)
-        writer.finish(
-            DATASET if dataset is None else dataset, {"guard": 0.001} if engine is None else engine
-        )
     if created is not None:
         with h5py.File(path, "r+") as file:
             file.attrs["created"] = created

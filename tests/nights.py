@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsLayout, FindingsWriter
@@ -33,6 +34,17 @@ class Tie:
     margin: float = 0.05
     l2: float = 0.5
     linf: float = 0.02
+    largest: float | None = None  # logit; None: the margin, the other one is 0
+
+
+class EveryMargin(NamedTuple):
+    """What `--keep-all` records: margin (N,) and top-2 (N, 2)."""
+
+    margin: NDArray[np.float32]
+    classes: NDArray[np.int32]
+
+
+NOTHING_KEPT = EveryMargin(np.empty(0, np.float32), np.empty((0, 2), np.int32))
 
 
 def ties(*indices: int, **values: Any) -> list[Tie]:
@@ -51,6 +63,7 @@ def write_night(
     label_counts: Sequence[int] | None = None,
     correct: int | None = None,
     nonfinite: Sequence[int] = (),
+    every: EveryMargin | None = None,
     no_gradients: bool = False,
     dataset: dict[str, Any] | None = None,
     bundle: dict[str, Any] | None = None,
@@ -68,10 +81,11 @@ def write_night(
         label_counts: Scanned samples a class; None: all are spread evenly.
         correct: Of the labelled; None: all.
         nonfinite: Positions.
+        every: Of all samples, with `--keep-all`.
         no_gradients: Without gradients and distances.
-        dataset: What differs in its record.
-        bundle: What differs in its record.
-        engine: What differs in its record.
+        dataset: What differs in its record; `...`: it has no such entry.
+        bundle: As `dataset`.
+        engine: As `dataset`.
     """
     p = Preprocess(
         raw_shape=(FEATURES,),
@@ -90,13 +104,15 @@ def write_night(
         dtype=np.int64,
     )
     margin = np.array([tie.margin for tie in flagged], dtype=np.float64)
+    largest = np.array([tie.margin if tie.largest is None else tie.largest for tie in flagged])
+    kept = NOTHING_KEPT if every is None else every
     l2 = np.array([tie.l2 for tie in flagged], dtype=np.float64)
     none = np.empty(0)
     found = Found(
         scanned=scanned,
         index=np.array([tie.index for tie in flagged], dtype=np.int64),
         classes=np.array([(tie.a, tie.b) for tie in flagged], dtype=np.int64).reshape(-1, 2),
-        logits=np.stack([margin, np.zeros_like(margin)], axis=1),
+        logits=np.stack([largest, largest - margin], axis=1),
         margin=margin,
         label=np.array([tie.label for tie in flagged], dtype=np.int64),
         input=np.zeros((len(flagged), FEATURES), np.float32),
@@ -108,22 +124,25 @@ def write_night(
         margin_counts=np.zeros(len(MARGIN_EDGES) - 1, np.int64),
         label_counts=counts,
         correct=int(counts.sum()) if correct is None else correct,
-        scan_margin=np.empty(0, np.float32),
-        scan_classes=np.empty((0, 2), np.int32),
+        scan_margin=kept.margin,
+        scan_classes=kept.classes,
     )
     layout = FindingsLayout(
         preprocess=p,
         classes=len(classes),
-        bundle={
-            "path": None,
-            "manifest_sha256": None,
-            "files": {},
-            **describe_model("made", tuple(classes), p),
-            "parity": PARITY,
-        }
-        | (bundle or {}),
+        bundle=_changed(
+            {
+                "path": None,
+                "manifest_sha256": None,
+                "files": {},
+                **describe_model("made", tuple(classes), p),
+                "parity": PARITY,
+            },
+            bundle,
+        ),
         eps=eps,
         min_logit=min_logit,
+        keep_all=every is not None,
         no_gradients=no_gradients,
     )
     record = {
@@ -137,5 +156,10 @@ def write_night(
     }
     with FindingsWriter(out, layout) as writer:
         writer.append(found)
-        writer.finish(record | (dataset or {}), ENGINE | (engine or {}))
+        writer.finish(_changed(record, dataset), _changed(ENGINE, engine))
     return load_findings(out)
+
+
+def _changed(record: dict[str, Any], changes: dict[str, Any] | None) -> dict[str, Any]:
+    changed = record | (changes or {})
+    return {name: value for name, value in changed.items() if value is not ...}

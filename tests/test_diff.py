@@ -18,7 +18,8 @@ from audit.diff_summary import summary_from_diff
 from audit.errors import FindingsError, OutputError
 from audit.info import info
 from audit.prediction_flips import flip_blocks
-from made_findings import EveryMargin, Tie, every_margin, write_findings
+from made_findings import Tie, every_margin, write_findings
+from nights import EveryMargin
 
 
 def linear_bundle(mnist_h5: Path, out: Path) -> Path:
@@ -243,7 +244,7 @@ def test_cause_of_a_tie_that_left(new: dict[str, Any], cause: str, tmp_path: Pat
 
 def test_a_guard_that_is_none_is_named(tmp_path: Path) -> None:
     every = every_margin(100)
-    for guard in ({}, {"guard": "1"}, {"guard": float("inf")}, {"guard": -1}):
+    for guard in ({"guard": ...}, {"guard": "1"}, {"guard": float("inf")}, {"guard": -1}):
         with pytest.raises(FindingsError, match=r"no guard|not a number"):
             diff_of(tmp_path, {"every": every, "engine": guard}, {"every": every})
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,9 @@ from audit.reporting.names import MAX_NAME, moment, number, shortened
 from audit.reporting.page import script_json
 from audit.reporting.pictures import NOT_FINITE, block_means, quantise
 from conftest import Run
-from made_findings import DATASET, Tie
-from made_findings import write_findings as write_older_findings
+from made_findings import DATASET, Tie, write_findings
 
 HOSTILE = "</script><script>alert(1)</script>\u2028\u202e\ud800 &amp; \"'"
-
-
-def write_findings(path: Path, ties: Sequence[Tie] = (), **changes: Any) -> Path:
-    """With the record of the input that scans of today write."""
-    raw = {"shape": [2], "dtype": "float32", "layout": "F"}
-    space = {"shape": [2], "scale": 1.0, "offset": 0.0, "mean": [0.0], "std": [1.0]}
-    return write_older_findings(path, ties, raw=raw, input=space, **changes)
 
 
 class Page(HTMLParser):
@@ -207,7 +198,11 @@ def test_gates_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_verdict_names_the_gates_that_do_not_pass(tmp_path: Path) -> None:
-    path = write_findings(tmp_path / "f.h5", [Tie(1), Tie(2), Tie(3, classes=(2, 3))])
+    path = write_findings(
+        tmp_path / "f.h5",
+        [Tie(1), Tie(2), Tie(3, classes=(2, 3))],
+        engine={"guard": 0.001, "rescans": ...},
+    )
 
     def verdict(**gates: Any) -> str:
         page = reported(path, tmp_path / "r.html", gates=gates)
@@ -266,7 +261,7 @@ def test_without(ties: list[Tie], tmp_path: Path) -> None:
 
 
 def test_findings_that_do_not_say_what_their_samples_are(tmp_path: Path) -> None:
-    path = write_older_findings(tmp_path / "f.h5", [Tie(1)])
+    path = write_findings(tmp_path / "f.h5", [Tie(1)], raw=..., input=...)
     with pytest.raises(FindingsError, match="name it with --model"):
         audit.report(path, out=tmp_path / "r.html")
 
