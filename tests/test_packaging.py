@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import email.message
 import email.parser
 import os
@@ -90,10 +91,10 @@ def test_metadata(metadata: email.message.Message, wheel: zipfile.ZipFile) -> No
     assert not any(each.startswith("onnxruntime") and "extra" not in each for each in requires)
     assert "LICENSE" in (metadata.get_all("License-File") or [])
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert wheel.read(name).decode().split("\n")[:2] == [
-        "[console_scripts]",
-        "audit = audit.cli:main",
-    ]
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(wheel.read(name).decode())
+    assert dict(entry_points["console_scripts"]) == {"audit": "audit.cli:main"}
+    assert dict(entry_points["pytest11"]) == {"near_ties": "audit.pytest_plugin"}
 
 
 def test_extras_are_declared_as_conflicting() -> None:
@@ -131,3 +132,6 @@ def test_unpacked_wheel_runs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     assert "scanned   50 samples" in run(
         "-m", "audit", "scan", "mnist.h5", "--eps", "1", "--limit", "50"
     )
+    assert "PASS: " in run("-m", "audit", "check", "mnist.findings.h5", "--gate", "complete=false")
+    run("-m", "audit", "report", "mnist.findings.h5", "-o", "report.html")
+    assert "uPlot" in (tmp_path / "report.html").read_text(encoding="utf-8")
