@@ -321,6 +321,7 @@ def test_names_and_numbers() -> None:
     assert number(1e-9) == "1e\N{MINUS SIGN}9"
     assert moment("2026-11-24T18:59:03.5+02:00") == "2026-11-24 16:59 UTC"
     assert moment("last night") == "last night"
+    assert moment("0001-01-01T00:00:00+14:00") == "0001-01-01T00:00:00+14:00"  # before all of UTC
 
 
 def test_command_line(mnist_findings: Findings, tmp_path: Path, run_audit: Run) -> None:

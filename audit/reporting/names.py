@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from audit.findings_text import made_at, shown_date
 from audit.near_tie import class_names_of_findings, name_of_class
 
 if TYPE_CHECKING:
@@ -67,15 +67,4 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def moment(text: str) -> str:
     """A date and time of ISO 8601 to the minute, in UTC; anything else as it is."""
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return shortened(text)
-    if when.tzinfo is None:
-        return shortened(text)
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def finite(value: float) -> float | None:
-    """As JSON can say it."""
-    return float(value) if math.isfinite(value) else None
+    return shortened(text) if made_at(text) is None else f"{shown_date(text)} UTC"
