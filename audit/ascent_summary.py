@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from audit.ascent import OUTCOMES
+from audit.strict_json import finite
 from audit.text_table import aligned, shown_distance
 
 if TYPE_CHECKING:
@@ -56,16 +56,12 @@ def _row(ascents: Ascents, row: int) -> dict[str, Any]:
         "survives_rounding": bool(ascents.survives_rounding[row]),
     }
     for name in ("distance_l2", "distance_linf", "first_order_l2", "first_order_linf"):
-        document[name] = _number(getattr(ascents, name)[row])
+        document[name] = finite(getattr(ascents, name)[row])
     if ascents.minimised:
         for name in ("distance_l2", "distance_linf"):
-            document[f"minimal_{name}"] = _number(getattr(ascents, f"minimal_{name}")[row])
+            document[f"minimal_{name}"] = finite(getattr(ascents, f"minimal_{name}")[row])
         document["minimal_survives_rounding"] = bool(ascents.minimal_survives_rounding[row])
     return document
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def text_from_summary(summary: dict[str, Any]) -> str:

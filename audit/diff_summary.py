@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from audit.findings_text import bundle_name, class_names
 from audit.near_tie import name_of_class
+from audit.strict_json import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ def _one_sided(
                 **_tie(findings, row, names),
                 f"{side}_classes": None if recorded[0] == NO_CLASS else recorded,
                 f"{side}_names": None if recorded[0] == NO_CLASS else _named(names, recorded),
-                f"{side}_margin": _number(changes.margin[each]),
+                f"{side}_margin": finite(changes.margin[each]),
                 f"{side}_finite": not _holds(other.nonfinite_index, index),
                 "cause": CAUSES[changes.cause[each]],
             }
@@ -111,7 +111,7 @@ def _tie(findings: Findings, row: int, names: tuple[str, ...]) -> dict[str, Any]
         "names": _named(names, classes),
         "label": label if label >= 0 else None,
         "label_name": name_of_class(names, label) if label >= 0 else None,
-        "margin": _number(findings.margin[row]),
+        "margin": finite(findings.margin[row]),
         **{f"distance_{norm}": _distance(findings, norm, row) for norm in ("l2", "linf")},
     }
 
@@ -124,7 +124,7 @@ def _largest_changes(diff: Diff, flips: NDArray[np.bool_]) -> list[dict[str, Any
     return [
         {
             "index": int(compared.new.index[compared.still_new[each]]),
-            "margin_change": _number(change[each]),
+            "margin_change": finite(change[each]),
             "class_flip": bool(flips[each]),
             "old": _tie(compared.old, int(compared.still_old[each]), names),
             "new": _tie(compared.new, int(compared.still_new[each]), names),
@@ -154,8 +154,8 @@ def _flips(totals: FlipTotals, names: tuple[str, ...]) -> dict[str, Any]:
                 "index": index,
                 "classes": classes,
                 "names": _named(names, classes),
-                "old_margin": _number(margins[0]),
-                "new_margin": _number(margins[1]),
+                "old_margin": finite(margins[0]),
+                "new_margin": finite(margins[1]),
             }
             for index, classes, margins in zip(
                 examples.index.tolist(),
@@ -170,7 +170,7 @@ def _flips(totals: FlipTotals, names: tuple[str, ...]) -> dict[str, Any]:
 def _distance(findings: Findings, norm: str, row: int) -> float | None:
     if findings.degenerate is None:
         return None
-    return _number(getattr(findings, f"distance_{norm}")[row])
+    return finite(getattr(findings, f"distance_{norm}")[row])
 
 
 def _named(names: tuple[str, ...], classes: Any) -> list[str]:
@@ -180,7 +180,3 @@ def _named(names: tuple[str, ...], classes: Any) -> list[str]:
 def _holds(ascending: NDArray[np.int64], value: int) -> bool:
     place = int(ascending.searchsorted(value))
     return place < len(ascending) and int(ascending[place]) == value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -100,6 +100,12 @@ class Findings:
         """Share of the labelled samples that are classified as labelled; None without labels."""
         return self.correct / self.labelled if self.labelled else None
 
+    @property
+    def accuracy_flagged(self) -> float | None:
+        """Share of the labelled near ties that are classified as labelled; None without any."""
+        labelled = int((self.label >= 0).sum())
+        return int((self.label == self.classes[:, 0]).sum()) / labelled if labelled else None
+
     @cached_property
     def preprocess(self) -> Preprocess | None:
         """How `input` becomes input space; None where the scan was by an older version.

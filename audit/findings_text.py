@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from audit.errors import FindingsError
+
 if TYPE_CHECKING:
     from audit.findings import Findings
 
@@ -32,10 +34,12 @@ def shown_date(created: str) -> str:
 
 def class_names(findings: Findings) -> tuple[str, ...]:
     """One a class; empty where none are recorded."""
-    names = findings.bundle.get("classes")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    from audit.near_tie import class_names_of_findings
+
+    try:
+        return class_names_of_findings(findings)
+    except FindingsError:
         return ()
-    return tuple(names)
 
 
 def bundle_name(findings: Findings) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
+from audit.strict_json import finite
 from audit.text_table import aligned, shown_distance
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ def summary_from_findings(findings: Findings, seconds: float | None = None) -> d
         findings: Of the scan.
         seconds: Wall time of the scan, where known.
     """
-    right = findings.label == findings.classes[:, 0]
-    labelled = int((findings.label >= 0).sum())
     return {
         "dataset": findings.dataset["path"],
         "images": findings.dataset["images"],
@@ -34,7 +32,7 @@ def summary_from_findings(findings: Findings, seconds: float | None = None) -> d
         "flagged": findings.flagged,
         "rate": findings.rate,
         "accuracy": findings.accuracy,
-        "accuracy_flagged": int(right.sum()) / labelled if labelled else None,
+        "accuracy_flagged": findings.accuracy_flagged,
         "degenerate": findings.degenerate,
         "nonfinite": findings.nonfinite,
         "closest": _closest(findings),
@@ -64,15 +62,11 @@ def _closest(findings: Findings) -> list[dict[str, Any]]:
                 "margin": float(findings.margin[row]),
                 "label": label if label >= 0 else None,
                 "label_name": names[label] if label >= 0 else None,
-                "distance_l2": _number(findings.distance_l2[row]) if has_distances else None,
-                "distance_linf": _number(findings.distance_linf[row]) if has_distances else None,
+                "distance_l2": finite(findings.distance_l2[row]) if has_distances else None,
+                "distance_linf": finite(findings.distance_linf[row]) if has_distances else None,
             }
         )
     return closest
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def text_from_summary(summary: dict[str, Any]) -> str:

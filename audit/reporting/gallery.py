@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from audit.findings_bundle import bundle_of_findings
 from audit.near_tie import forward_from_bundle, preprocess_of_findings
-from audit.reporting.names import ClassNames, finite, shortened
+from audit.reporting.names import ClassNames, shortened
+from audit.strict_json import finite
 
 if TYPE_CHECKING:
     import os

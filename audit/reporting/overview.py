@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from audit.errors import FindingsError
+from audit.gates.classes import pair_counts
 from audit.gates.judge import counted
 from audit.reporting.names import ClassNames, moment, number, shortened
 
@@ -39,10 +40,9 @@ def _results(findings: Findings) -> Iterator[Fact]:
     yield Fact("rate", "rate", f"{findings.rate:.3%}", "of the scanned samples")
     if findings.accuracy is not None:
         yield Fact("accuracy", "accuracy", f"{findings.accuracy:.2%}", "of all labelled samples")
-    labelled = findings.label >= 0
-    if labelled.any():
-        right = (findings.label == findings.classes[:, 0])[labelled]
-        yield Fact("accuracy_flagged", "among near ties", f"{right.mean():.2%}", "classified right")
+    if findings.accuracy_flagged is not None:
+        share = f"{findings.accuracy_flagged:.2%}"
+        yield Fact("accuracy_flagged", "among near ties", share, "classified right")
 
 
 def _changes(comparison: Comparison | None) -> Iterator[Fact]:
@@ -130,8 +130,8 @@ def pairs_of(findings: Findings) -> Pairs:
             f"{findings.path}: /summary/pairs is {findings.pairs.shape}; expected a row and a "
             f"column for each of {counted(len(names), 'class', 'classes')}; scan again"
         )
-    counts = findings.pairs + findings.pairs.T
-    low, high = np.nonzero(np.triu(counts, 1))
+    counts = pair_counts(findings)
+    low, high = np.nonzero(counts)
     found = counts[low, high]
     largest = int(found.max(initial=1))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from audit.errors import FindingsError
 from audit.reporting.ladder import Encoding, first_spatial
-from audit.reporting.names import finite
+from audit.strict_json import finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
