@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +53,32 @@ class Trial(NamedTuple):
         return self.quantised_seconds + again < WORTH * self.single_seconds
 
 
+class Choice(NamedTuple):
+    """A level as it was chosen; with the bundle and the number of samples it can be made again."""
+
+    precision: str
+    guard: Guard
+
+
+def make_levels(
+    bundle: Bundle, options: ScanOptions, samples: int, choices: Sequence[Choice]
+) -> tuple[Level, ...]:
+    """The cascade as it was chosen by an earlier run of the same scan.
+
+    Args:
+        bundle: Where the graphs are.
+        options: The device.
+        samples: How many are scanned.
+        choices: Of the first level to the last.
+
+    Raises:
+        BundleError: A graph can't be run, or the bundle hasn't got it.
+        DeviceError: The device can't be had.
+    """
+    checks = _checks(samples)
+    return tuple(_level(bundle, options, choice, checks[choice.precision]) for choice in choices)
+
+
 def choose_levels(
     bundle: Bundle, dataset: Dataset, options: ScanOptions, samples: int
 ) -> tuple[Level, ...]:
@@ -67,22 +95,19 @@ def choose_levels(
         BundleError: A graph can't be run.
         DeviceError: The device can't be had.
     """
-    rng = np.random.default_rng(SEED)
-    checks = _drawn(rng, samples, CHECKS)
-    single = Level("float32", _forward(bundle, ONNX, options), bundle.guard, checks)
+    checks = _checks(samples)
+    single = _level(bundle, options, Choice("float32", bundle.guard), checks["float32"])
     exported, record = bundle.int8_guard, bundle.manifest.int8
     if exported is None or record is None or not _may_quantise(options):
         if options.precision == "int8":
             raise OptionError(f"--precision int8: {_why_not(bundle, options)}")
         return (single,)
-    quantised = _forward(bundle, ONNX_INT8, options)
+    quantised = _level(bundle, options, Choice("int8", exported), checks["int8"])
     raw, reach = _few(dataset, samples), options.eps + bundle.guard.value
-    trial = _try(quantised, single.forward, exported, raw, record.raw_range, reach)
+    trial = _try(quantised.forward, single.forward, exported, raw, record.raw_range, reach)
     if options.precision == "auto" and not trial.pays:
         return (single,)
-    least, most = QUANTISED_CHECKS
-    checks = _drawn(rng, samples, min(max(int(samples * SHARE_CHECKED), least), most))
-    return Level("int8", quantised, trial.guard, checks, record.raw_range), single
+    return replace(quantised, guard=trial.guard), single
 
 
 def _may_quantise(options: ScanOptions) -> bool:
@@ -104,11 +129,31 @@ def _why_not(bundle: Bundle, options: ScanOptions) -> str:
     )
 
 
+def _level(
+    bundle: Bundle, options: ScanOptions, choice: Choice, checks: NDArray[np.int64]
+) -> Level:
+    name, record = ONNX, None
+    if choice.precision == "int8":
+        name, record = ONNX_INT8, bundle.manifest.int8
+    raw_range = record.raw_range if record else None
+    return Level(choice.precision, _forward(bundle, name, options), choice.guard, checks, raw_range)
+
+
 def _forward(bundle: Bundle, name: str, options: ScanOptions) -> Forward:
     # One thread within an operator: the scan's own threads each compute a batch.
     return Forward(
         bundle.read(name), device=options.device, threads=1, source=str(bundle.path / name)
     )
+
+
+def _checks(samples: int) -> dict[str, NDArray[np.int64]]:
+    """Positions that go on from each level though they aren't proposed, by precision."""
+    rng = np.random.default_rng(SEED)
+    least, most = QUANTISED_CHECKS
+    return {
+        "float32": _drawn(rng, samples, CHECKS),
+        "int8": _drawn(rng, samples, min(max(int(samples * SHARE_CHECKED), least), most)),
+    }
 
 
 def _drawn(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.int64]:

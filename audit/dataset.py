@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audit import hdf5
 from audit.bundle import Manifest
+from audit.crc32 import combined, crc32
 from audit.dataset_names import DatasetNames
 from audit.errors import DatasetError, DatasetNotFoundError
 from audit.options import RAW_DTYPES
@@ -32,6 +33,13 @@ UNKNOWN_LABEL = -1
 WHAT = "an HDF5 file with samples in a dataset 'images'"
 
 
+class FileState(NamedTuple):
+    """What changes where a file is written to: its size in bytes, and when, in ns since 1970."""
+
+    size: int
+    mtime_ns: int
+
+
 class Dataset:
     """Samples and, where there are some, labels of an open HDF5 file; a context manager.
 
@@ -45,6 +53,7 @@ class Dataset:
         chunks: Storage chunk shape, or None for contiguous storage.
         compression: Name of the compression filter as h5py gives it, or None.
         audit_bundle: The file's `audit_bundle` attribute, or None.
+        state: Of the file, when it was opened.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class Dataset:
         self._allow_external = allow_external
         self._file = hdf5.open_file(path, DatasetError, missing=DatasetNotFoundError, what=WHAT)
         try:
+            self.state = self._current_state()
             with hdf5.damage_as(DatasetError, path):
                 self._inspect(images, labels)
         except BaseException:
@@ -120,6 +130,18 @@ class Dataset:
         if aligned * self.sample_bytes > MAX_BLOCK_BYTES:
             aligned = 1
         return max(1, BLOCK_BYTES // (self.sample_bytes * aligned)) * aligned
+
+    def check_unchanged(self) -> None:
+        """Raise where the file isn't what was opened any more.
+
+        Raises:
+            DatasetError: It was written to, replaced or deleted.
+        """
+        if self._current_state() != self.state:
+            raise self._error(
+                "was changed since the scan began, so that its samples aren't of one dataset; "
+                "scan it when nobody writes to it"
+            )
 
     def check_against(self, manifest: Manifest) -> None:
         """Raise where the samples or labels aren't what the bundle takes.
@@ -217,6 +239,19 @@ class Dataset:
             digest.update(self.labels(start, min(start + LABELS_AT_ONCE, self.stored)).tobytes())
         return digest.hexdigest()
 
+    def crc32(self, start: int, stop: int) -> int:
+        """Of the samples `start` to `stop` as stored.
+
+        Raises:
+            DatasetError: The stored bytes are damaged.
+        """
+        crc = 0
+        for span in self.blocks(start, stop):
+            raw = np.empty((len(span), *self.sample_shape), dtype=self.dtype)
+            self.read_into(raw, span.start)
+            crc = combined(crc, crc32(raw), raw.nbytes)
+        return crc
+
     def describe(self) -> dict[str, Any]:
         """What was read, for the findings' attribute `dataset`."""
         return {
@@ -228,6 +263,13 @@ class Dataset:
             "dtype": str(self.dtype),
             "fingerprint": self.fingerprint(),
         }
+
+    def _current_state(self) -> FileState:
+        try:
+            found = os.stat(self.path)
+        except OSError as exc:
+            raise self._error(f"is no longer there ({exc.strerror}); bring it back") from exc
+        return FileState(found.st_size, found.st_mtime_ns)
 
     def _read_into(self, out: NDArray[Any], rows: Rows, name: str, start: int) -> None:
         try:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audit.crc32 import crc32
 from audit.decide import Kept
 from audit.fast_pass import NO_CLASS, Line, Passed, checks_in, proposed_by_data
 from audit.forward import INPUT, OUTPUT, Forward
@@ -116,6 +117,7 @@ class DevicePass:
             checked=0,
             margin=margin,
             classes=classes,
+            crc32=crc32(raw),
         )
 
     def _limit(self, margin: Tensor, top: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from audit import lanes
 from audit.batch_size import BatchSize
 from audit.bundle import Manifest
+from audit.crc32 import crc32
 from audit.dataset import Dataset
 from audit.decide import GuardBroken, Kept
 from audit.errors import BundleError
@@ -37,6 +38,11 @@ class Segment:
 
     start: int
     stop: int
+
+    @property
+    def samples(self) -> int:
+        """How many."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class Passed:
         checked: Samples that go on from a quantised graph though it hadn't proposed them.
         margin: Every sample's margin, float32; empty without `keep_all`.
         classes: Every sample's top-2, int32; empty without `keep_all`.
+        crc32: Of the samples as stored.
+        disagreement: Of a quantised graph with the float32 one, at worst; otherwise 0.
     """
 
     samples: int
@@ -109,6 +117,8 @@ class Passed:
     checked: int
     margin: NDArray[np.float32]
     classes: NDArray[np.int32]
+    crc32: int
+    disagreement: float = 0.0
 
 
 def fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> Iterator[Passed]:
@@ -140,7 +150,12 @@ def fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> Iterat
         batch_size=line.batch_size,
     )
     blocks = [*line.dataset.blocks(segment.start, segment.stop, line.options.batch_size or 1)]
-    yield from lanes.run(work, blocks, line.threads, line.progress)
+    first = line.levels[0]
+    for passed in lanes.run(work, blocks, line.threads, line.progress):
+        # Here and not in the lane: which block is first to be seen hangs on the threads.
+        if passed.disagreement > first.guard.value:
+            raise GuardBroken(first.precision, passed.disagreement)
+        yield passed
 
 
 class Pass(Protocol):
@@ -200,13 +215,14 @@ def _finish(
     """From the first level's logits of a block to what it passes on."""
     top2 = _top2(line, logits)
     proposed = _proposed(line, line.levels, raw, top2)
-    rescored = checked = 0
+    rescored, checked, disagreement = 0, 0, 0.0
     if len(line.levels) > 1:
         quantised, single = line.levels
         on = proposed | checks_in(quantised, span) | checks_in(single, span)
         rows = np.flatnonzero(on)
         rescored, checked = int(proposed.sum()), len(rows) - int(proposed.sum())
-        again = _rescored(line, quantised, single, raw[rows], logits[rows])
+        again = _rescored(line, single, raw[rows])
+        disagreement = _disagreement(quantised, raw[rows], logits[rows], again)
         logits[rows] = again
         top2_again = _top2(line, again)
         top2 = _with_rows(top2, rows, top2_again)
@@ -231,6 +247,8 @@ def _finish(
         checked=checked,
         margin=margin if line.options.keep_all else margin[:0],
         classes=classes,
+        crc32=crc32(raw),
+        disagreement=disagreement,
     )
 
 
@@ -289,20 +307,22 @@ def checks_in(level: Level, span: range) -> NDArray[np.bool_]:
     return checks
 
 
-def _rescored(
-    line: Line, quantised: Level, single: Level, raw: NDArray[Any], logits: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Float32 logits of what the quantised graph passed on, compared with its own."""
-    again = np.empty_like(logits)
+def _rescored(line: Line, single: Level, raw: NDArray[Any]) -> NDArray[np.float32]:
+    """Float32 logits of what the quantised graph passed on."""
+    again = np.empty((len(raw), len(line.manifest.classes)), dtype=np.float32)
     size = line.batch_size.best
     for start in range(0, len(raw), size):
         again[start : start + size] = _logits(line, single, raw[start : start + size])
+    return again
+
+
+def _disagreement(
+    quantised: Level, raw: NDArray[Any], logits: NDArray[np.float32], again: NDArray[np.float32]
+) -> float:
+    """Between both graphs' logits, at worst; the quantised one's guard must be no less."""
     # The others are proposed whatever the quantised graph makes of them.
     judged = ~(proposed_by_data(raw) | outside(raw, quantised.raw_range))
-    worst = float(quantised.guard.disagreement(logits[judged], again[judged]).max(initial=0))
-    if worst > quantised.guard.value:
-        raise GuardBroken(quantised.precision, worst)
-    return again
+    return float(quantised.guard.disagreement(logits[judged], again[judged]).max(initial=0))
 
 
 def _with_rows(top2: Top2, rows: NDArray[np.int64], other: Top2) -> Top2:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from audit.findings import SCHEMA
 from audit.found import MARGIN_EDGES, Found, Totals
@@ -56,19 +57,20 @@ class FindingsLayout:
     no_gradients: bool = False
 
 
-class FindingsWriter(NewFile):
-    """Appends what was found; a context manager that leaves nothing behind unless finished."""
+class FoundWriter(NewFile):
+    """Appends what was found; a context manager that leaves nothing behind unless committed."""
 
-    def __init__(self, out: Path, layout: FindingsLayout) -> None:
-        """Create the temporary file beside `out`.
+    def __init__(
+        self, out: Path, layout: FindingsLayout, *, scratch_in: Path | None = None
+    ) -> None:
+        """Create the temporary file, beside `out` or in another directory of its file system.
 
         Raises:
-            OutputError: It can't be created, or `out` is something that isn't findings.
+            OutputError: It can't be created.
         """
-        check_findings_output(out)
         self._layout = layout
         self._totals = Totals(layout.classes)
-        super().__init__(out)
+        super().__init__(out, scratch_in=scratch_in)
 
     def append(self, found: Found) -> None:
         """Add what the next samples brought.
@@ -84,21 +86,6 @@ class FindingsWriter(NewFile):
                 extend(self.file["scan/margin"], found.scan_margin)
                 extend(self.file["scan/classes"], found.scan_classes)
         self._totals.add(found)
-
-    def finish(self, dataset: dict[str, Any], engine: dict[str, Any]) -> None:
-        """Write summary and attributes, then give the file its name.
-
-        Args:
-            dataset: What was read, JSON-ready.
-            engine: How it was scanned, JSON-ready.
-
-        Raises:
-            OutputError: The disk is full or gone.
-        """
-        with self.disk_errors():
-            self._write_summary()
-            self._write_attributes(dataset, engine)
-        self.commit()
 
     def _create(self) -> None:
         preprocess = self._layout.preprocess
@@ -119,6 +106,57 @@ class FindingsWriter(NewFile):
             scan = self.file.create_group("scan")
             create_rows(scan, "margin", np.dtype(np.float32), ())
             create_rows(scan, "classes", np.dtype(np.int32), (2,))
+
+
+class FindingsWriter(FoundWriter):
+    """A findings file: what was found, and in the end its summary."""
+
+    def __init__(
+        self, out: Path, layout: FindingsLayout, *, scratch_in: Path | None = None
+    ) -> None:
+        """As of `FoundWriter`.
+
+        Raises:
+            OutputError: It can't be created, or `out` is something that isn't findings.
+        """
+        check_findings_output(out)
+        super().__init__(out, layout, scratch_in=scratch_in)
+
+    def finish(self, dataset: dict[str, Any], engine: dict[str, Any]) -> None:
+        """Write summary and attributes, then give the file its name.
+
+        Args:
+            dataset: What was read, JSON-ready.
+            engine: How it was scanned, JSON-ready.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        with self.disk_errors():
+            self._write_summary()
+            self._write_attributes(dataset, engine)
+        self.commit()
+
+    def row_kinds(self) -> dict[str, np.dtype[Any]]:
+        """Every dataset that grows by rows: its name and the dtype, with the shape, of a row."""
+        kinds: dict[str, np.dtype[Any]] = {}
+        for group in ("flagged", "nonfinite", "scan"):
+            for name, rows in self.file.get(group, {}).items():
+                kinds[f"{group}/{name}"] = np.dtype((rows.dtype, rows.shape[1:]))
+        return kinds
+
+    def extend(self, name: str, rows: NDArray[Any]) -> None:
+        """Append rows to one dataset; whoever does appends as many to the others, and `count`s.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        with self.disk_errors():
+            extend(self.file[name], rows)
+
+    def count(self, totals: Totals) -> None:
+        """Count in what appended rows were counted as."""
+        self._totals.merge(totals)
 
     def _write_summary(self) -> None:
         summary = self.file.create_group("summary")

@@ -56,6 +56,15 @@ class Totals:
         self.margin_counts += found.margin_counts
         np.add.at(self.pairs, (found.classes[:, 0], found.classes[:, 1]), 1)
 
+    def merge(self, other: Totals) -> None:
+        """Count in what was counted apart."""
+        self.scanned += other.scanned
+        self.degenerate += other.degenerate
+        self.label_counts += other.label_counts
+        self.correct += other.correct
+        self.pairs += other.pairs
+        self.margin_counts += other.margin_counts
+
 
 def count_labels(label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Samples a true class, int64 (C,); those whose label is unknown, -1, aren't counted."""

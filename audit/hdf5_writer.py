@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from audit import hdf5
 from audit.diskfile import DiskFile
 from audit.errors import FindingsError, OutputError
+from audit.output_file import sync
 
 CHUNK_BYTES = 2**16  # a chunk takes its full size even for one row
 
@@ -29,14 +30,20 @@ class NewFile:
         file: Open for writing, inside `disk_errors`. What a subclass's `_create` laid out is there.
     """
 
-    def __init__(self, out: Path, option: str = "-o") -> None:
-        """Create the temporary file beside `out`, which the user named with that option.
+    def __init__(self, out: Path, option: str = "-o", *, scratch_in: Path | None = None) -> None:
+        """Create the temporary file.
+
+        Args:
+            out: Where the file is to be, which the user named with that option.
+            option: For messages.
+            scratch_in: Directory of the temporary file, on the same file system; None: beside
+                `out`.
 
         Raises:
             OutputError: It can't be created.
         """
         self._out = out
-        self._scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+        self._scratch = (scratch_in or out.parent) / f".{out.name}.{secrets.token_hex(4)}.partial"
         with contextlib.ExitStack() as stack:
             stack.callback(_remove, self._scratch)
             self._disk = stack.enter_context(
@@ -90,7 +97,7 @@ class NewFile:
             self._disk.sync()
             self._disk.check()
             self._scratch.replace(self._out)
-            _sync_directory(self._out.parent)
+            sync(self._out.parent)
 
 
 def check_output(out: Path, schema: str, what: str, option: str = "-o") -> None:
@@ -159,11 +166,3 @@ def _created(scratch: Path, out: Path, option: str) -> DiskFile:
         raise OutputError(
             f"{out}: can't be written ({exc.strerror}); name another with {option}"
         ) from exc
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

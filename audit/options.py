@@ -38,6 +38,10 @@ class ScanOptions:
         images: Name of the sample dataset inside the file; None: the usual names are tried.
         labels: Name of the label dataset inside the file; None: the usual names are tried.
         allow_external: Follow links and storage that lead out of the file.
+        segment_samples: Samples after which what was found is on the disk; None: 2¹⁸ of them, or
+            256 MiB as stored, whatever is less.
+        resume: True: go on with the interrupted scan of the same output, which must be there;
+            False: drop it; None: go on where there is one.
 
     Raises:
         OptionError: An option is out of range.
@@ -55,6 +59,8 @@ class ScanOptions:
     images: str | None = None
     labels: str | None = None
     allow_external: bool = False
+    segment_samples: int | None = None
+    resume: bool | None = None
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.eps) and self.eps > 0):
@@ -65,7 +71,7 @@ class ScanOptions:
             )
         if self.threads is not None and self.threads > MAX_THREADS:
             raise OptionError(f"--threads {self.threads}: expected {MAX_THREADS} or fewer")
-        for name in ("batch_size", "threads", "limit"):
+        for name in ("batch_size", "threads", "limit", "segment_samples"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
                 raise OptionError(f"--{name.replace('_', '-')} {value}: expected 1 or more")

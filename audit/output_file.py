@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 from audit.errors import OutputError
 
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-def write_file(path: Path, content: bytes | memoryview, way_out: str = "") -> None:
+
+def write_file(
+    path: Path, content: bytes | memoryview, way_out: str = "", *, synced: bool = False
+) -> None:
     """Write to a temporary file, which is renamed when complete.
 
     Args:
         path: Where.
         content: What.
         way_out: What else the user can do, for the message.
+        synced: Wait until the disk has it: what is written next depends on it.
 
     Raises:
         OutputError: It can't be written.
@@ -24,11 +32,32 @@ def write_file(path: Path, content: bytes | memoryview, way_out: str = "") -> No
     try:
         try:
             scratch.write_bytes(content)
+            if synced:
+                sync(scratch)
             scratch.replace(path)
+            if synced:
+                sync(path.parent)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as exc:
         raise OutputError(f"{path}: can't be written ({exc.strerror}){way_out}") from exc
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk.
+
+    Raises:
+        OSError: The disk failed. That a file system has no way to sync a directory is none: then
+            it is as safe as it gets there.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in NO_SYNC or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
+    finally:
+        os.close(handle)
 
 
 def append_file(path: Path, content: bytes) -> None:

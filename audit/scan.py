@@ -32,9 +32,14 @@ def scan(
     images: str | None = None,
     labels: str | None = None,
     allow_external: bool = False,
+    segment_samples: int | None = None,
+    resume: bool | None = None,
     progress: Progress | None = None,
 ) -> Findings:
     """Find the near ties of a dataset and what in the input would tip each.
+
+    What is found is kept segment by segment beside the output, in `OUT.partial/`, so that a scan
+    that was interrupted goes on from there.
 
     Args:
         dataset: HDF5 file with samples (N, …) and, optionally, labels (N,).
@@ -54,6 +59,11 @@ def scan(
         images: Name of the sample dataset in the file.
         labels: Name of the label dataset in the file.
         allow_external: Follow links and storage that lead out of the file.
+        segment_samples: Samples after which what was found is on the disk; by default 2¹⁸, or as
+            many as are 256 MiB as stored.
+        resume: What becomes of an earlier scan of the same output that was interrupted. None: it
+            goes on where its dataset, bundle and options are these, and is an error otherwise;
+            True: it must be there; False: it is dropped.
         progress: Called with (samples done, samples in all).
 
     Returns:
@@ -63,7 +73,8 @@ def scan(
         OptionError: An option is out of range.
         DatasetError: The dataset can't be read, or doesn't fit the bundle.
         BundleError: There is no such bundle, or it was changed.
-        OutputError: The findings can't be written.
+        OutputError: The findings can't be written, or another scan is writing them, or left some
+            of its own.
         DeviceError: The device can't be had.
         InstallationError: ONNX Runtime isn't installed, or twice.
     """
@@ -80,6 +91,8 @@ def scan(
         images=images,
         labels=labels,
         allow_external=allow_external,
+        segment_samples=segment_samples,
+        resume=resume,
     )
     from audit.scanning import scan_dataset
 

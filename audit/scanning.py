@@ -14,18 +14,22 @@ import numpy as np
 
 from audit.batch_size import BatchSize
 from audit.bundle import TORCHSCRIPT, Bundle, load_bundle
-from audit.cascade import choose_levels
+from audit.cascade import Choice, choose_levels, make_levels
 from audit.config import find_model
 from audit.dataset import Dataset
 from audit.decide import GuardBroken
 from audit.errors import OutputError
-from audit.fast_pass import Level, Line
+from audit.fast_pass import Line
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsLayout, FindingsWriter, check_findings_output
 from audit.forward import available_threads
 from audit.options import ScanOptions
+from audit.partial import Partial
+from audit.resuming import interrupted_scan, sealed_segments
 from audit.scan import Progress
-from audit.segment import SegmentFindings, plan_segments, scan_segment
+from audit.scan_record import ScanRecord, identity_of
+from audit.segment import Tally, plan_segments, scan_segment
+from audit.segment_file import SegmentFile, SegmentWriter
 from audit_kernels import get as get_kernel
 
 if TYPE_CHECKING:
@@ -51,35 +55,56 @@ def scan_dataset(
         if os.path.exists(out) and out.samefile(path):
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")
         check_findings_output(out)
-        scan = _Scan(dataset, bundle, options, progress)
-        rescans = 0
-        while True:
-            try:
-                scan.write(out, rescans)
-                break
-            except GuardBroken as broken:
-                scan.widen(broken)
-                rescans += 1
+        with Partial(out, restart=options.resume is False) as partial:
+            _Scan(dataset, bundle, options, progress, partial).run(out)
     return load_findings(out)
 
 
 class _Scan:
-    """What stays the same when a pass is repeated with a wider guard."""
+    """What stays the same from segment to segment."""
 
     def __init__(
-        self, dataset: Dataset, bundle: Bundle, options: ScanOptions, progress: Progress
+        self,
+        dataset: Dataset,
+        bundle: Bundle,
+        options: ScanOptions,
+        progress: Progress,
+        partial: Partial,
     ) -> None:
         self._dataset = dataset
         self._bundle = bundle
         self._options = options
         self._progress = progress
-        self._done = 0
+        self._partial = partial
         self._threads = options.threads or available_threads()
         # On a GPU one thread copies while another computes.
         self._lanes = self._threads if options.device == "cpu" else max(2, self._threads)
         self._samples = min(dataset.stored, options.limit or dataset.stored)
+        self._segments = plan_segments(
+            self._samples, dataset.block_rows, dataset.sample_bytes, options.segment_samples
+        )
+        self._layout = FindingsLayout(
+            preprocess=bundle.manifest.preprocess,
+            classes=len(bundle.manifest.classes),
+            bundle=bundle.describe(),
+            eps=options.eps,
+            min_logit=options.min_logit,
+            keep_all=options.keep_all,
+            no_gradients=options.no_gradients,
+        )
+        record = interrupted_scan(partial, dataset, bundle, options)
         self._canonical = self._in_background()
-        self._levels = choose_levels(bundle, dataset, options, self._samples)
+        self._sealed: set[int] = set()
+        self._rescans = 0
+        if record is None:
+            self._levels = choose_levels(bundle, dataset, options, self._samples)
+        else:
+            self._levels = make_levels(bundle, options, self._samples, record.choices)
+            self._rescans = record.rescans
+            self._sealed = sealed_segments(
+                partial, record, dataset, self._segments, self._sealed_file
+            )
+        self._done = self._resumed = self._samples_sealed()
         self._batch_size = BatchSize(
             input_size=int(np.prod(bundle.manifest.preprocess.input_shape)),
             most=dataset.block_rows,
@@ -105,8 +130,83 @@ class _Scan:
         pool.shutdown(wait=False)
         return canonical.result
 
-    def widen(self, broken: GuardBroken) -> None:
-        """Prepare for another pass after a guard was found broken."""
+    def run(self, out: Path) -> None:
+        """Scan what isn't sealed, join all of it into `out`."""
+        try:
+            while True:
+                try:
+                    self._seal_segments()
+                    break
+                except GuardBroken as broken:
+                    self._widen(broken)
+            self._join(out)
+        except BaseException as exc:
+            if self._sealed:
+                exc.add_note(
+                    f"{self._samples_sealed():,} of {self._samples:,} samples are kept in "
+                    f"{self._partial.path}; the same command goes on from there"
+                )
+            raise
+        self._partial.drop()
+
+    def _seal_segments(self) -> None:
+        logits = self._samples * len(self._bundle.manifest.classes)
+        line = Line(
+            dataset=self._dataset,
+            manifest=self._bundle.manifest,
+            levels=self._levels,
+            kernel=get_kernel("cpu" if logits >= COMPILED_FROM else "numpy"),
+            batch_size=self._batch_size,
+            threads=self._lanes,
+            options=self._options,
+            progress=self._advance,
+        )
+        for number, segment in enumerate(self._segments):
+            if number in self._sealed:
+                continue
+            with SegmentWriter(
+                self._partial.segment(number), self._layout, self._new_tally()
+            ) as writer:
+                for part in scan_segment(line, self._canonical, segment):
+                    writer.append_part(part)
+                self._dataset.check_unchanged()
+                if self._partial.document is None:
+                    self._partial.write(self._record().document())
+                writer.seal(segment)
+            self._sealed.add(number)
+
+    def _join(self, out: Path) -> None:
+        tally = self._new_tally()
+        with FindingsWriter(out, self._layout, scratch_in=self._partial.path) as writer:
+            for number in range(len(self._segments)):
+                self._advance(0)
+                sealed = self._sealed_file(number)
+                sealed.join(writer)
+                tally.merge(sealed.tally)
+            dataset = self._dataset.describe() | {"crc32": tally.crc32}
+            writer.finish(dataset, self._describe(tally))
+
+    def _sealed_file(self, number: int) -> SegmentFile:
+        path, classes = self._partial.segment(number), self._layout.classes
+        return SegmentFile(path, self._segments[number], classes, self._new_tally())
+
+    def _new_tally(self) -> Tally:
+        return Tally(len(self._levels), self._dataset.sample_bytes)
+
+    def _record(self) -> ScanRecord:
+        return ScanRecord(
+            identity=identity_of(self._dataset, self._bundle, self._options),
+            file=self._dataset.state,
+            choices=tuple(Choice(level.precision, level.guard) for level in self._levels),
+            rescans=self._rescans,
+        )
+
+    def _widen(self, broken: GuardBroken) -> None:
+        """Prepare for another pass over everything after a guard was found broken."""
+        self._partial.drop()
+        self._sealed = set()
+        self._done = self._resumed = 0
+        self._rescans += 1
         if broken.precision == "int8" and self._options.precision == "auto":
             self._levels = self._levels[-1:]
             return
@@ -117,45 +217,14 @@ class _Scan:
             for level in self._levels
         )
 
-    def write(self, out: Path, rescans: int) -> None:
-        """One pass over all segments, into `out`."""
-        self._done = 0
-        dataset = self._dataset
-        logits = self._samples * len(self._bundle.manifest.classes)
-        line = Line(
-            dataset=dataset,
-            manifest=self._bundle.manifest,
-            levels=self._levels,
-            kernel=get_kernel("cpu" if logits >= COMPILED_FROM else "numpy"),
-            batch_size=self._batch_size,
-            threads=self._lanes,
-            options=self._options,
-            progress=self._advance,
-        )
-        seen = _Seen(self._levels)
-        with FindingsWriter(out, self._layout()) as writer:
-            for segment in plan_segments(self._samples, dataset.block_rows, dataset.sample_bytes):
-                for part in scan_segment(line, self._canonical, segment):
-                    seen.add(part)
-                    writer.append(part)
-            writer.finish(dataset.describe(), self._describe(seen, rescans))
-
-    def _layout(self) -> FindingsLayout:
-        return FindingsLayout(
-            preprocess=self._bundle.manifest.preprocess,
-            classes=len(self._bundle.manifest.classes),
-            bundle=self._bundle.describe(),
-            eps=self._options.eps,
-            min_logit=self._options.min_logit,
-            keep_all=self._options.keep_all,
-            no_gradients=self._options.no_gradients,
-        )
+    def _samples_sealed(self) -> int:
+        return sum(self._segments[number].samples for number in self._sealed)
 
     def _advance(self, samples: int) -> None:
         self._done += samples
         self._progress(self._done, self._samples)
 
-    def _describe(self, seen: _Seen, rescans: int) -> dict[str, Any]:
+    def _describe(self, tally: Tally) -> dict[str, Any]:
         """How the scan was done, for the findings' attribute `engine`."""
         single = self._levels[-1]
         return {
@@ -163,13 +232,15 @@ class _Scan:
             "precision": self._levels[0].precision,
             "batch_size": self._batch_size.best,
             "threads": self._threads,
+            "segment_samples": self._segments[0].samples,
+            "resumed": self._resumed,
             "guard": single.guard.value,
             "guard_logit_scale": single.guard.logit_scale,
             "guard_at_export": self._bundle.guard.value,
-            "max_disagreement": seen.disagreement,
-            "rescans": rescans,
-            "checked": seen.checked[-1],
-            "miss_rate_bound": _rule_of_three(seen.checked[-1]),
+            "max_disagreement": tally.disagreement,
+            "rescans": self._rescans,
+            "checked": tally.checked[-1],
+            "miss_rate_bound": _rule_of_three(tally.checked[-1]),
             "levels": [
                 {
                     "precision": level.precision,
@@ -179,7 +250,7 @@ class _Scan:
                     "miss_rate_bound": _rule_of_three(checked),
                 }
                 for level, passed, checked in zip(
-                    self._levels, seen.passed_on, seen.checked, strict=True
+                    self._levels, tally.passed_on, tally.checked, strict=True
                 )
             ],
             "versions": {name: version(name) for name in ("torch", "numpy", "h5py")}
@@ -190,18 +261,3 @@ class _Scan:
 def _rule_of_three(checked: int) -> float | None:
     """Of n random samples none was missed: with 95 % confidence at most 3/n of all are."""
     return 3 / checked if checked else None
-
-
-class _Seen:
-    """What is counted of how the levels did."""
-
-    def __init__(self, levels: tuple[Level, ...]) -> None:
-        self.disagreement = 0.0
-        self.passed_on = [0] * len(levels)
-        self.checked = [0] * len(levels)
-
-    def add(self, part: SegmentFindings) -> None:
-        """Count a part in."""
-        self.disagreement = max(self.disagreement, part.disagreement)
-        self.passed_on = [a + b for a, b in zip(self.passed_on, part.passed_on, strict=True)]
-        self.checked = [a + b for a, b in zip(self.checked, part.checked, strict=True)]

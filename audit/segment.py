@@ -6,13 +6,14 @@ pass of the whole segment, unless too much is kept: torch and ONNX Runtime slow 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.crc32 import combined
 from audit.decide import Decided, Kept, decide
 from audit.fast_pass import Line, Passed, Segment, fast_pass
 from audit.found import Found, count_labels
@@ -20,8 +21,9 @@ from audit.found import Found, count_labels
 if TYPE_CHECKING:
     from audit.gradients import Canonical
 
-SEGMENT_BYTES = 2**30  # of stored samples
-SEGMENT_SAMPLES = 2**20
+# What an interrupted scan loses at most: a second of the fastest scan, minutes of the slowest.
+SEGMENT_BYTES = 2**28  # of stored samples
+SEGMENT_SAMPLES = 2**18
 # Of float32 input space and logits: from here on what was kept is decided and explained, while the
 # fast pass works a few blocks ahead. Gradients are twice the input space, were all of it flagged.
 KEPT_BYTES = 32 * 2**20
@@ -33,26 +35,76 @@ class SegmentFindings(Found):
     """What consecutive samples of a segment add to the findings, and how they were found.
 
     `passed_on` and `checked` are the samples that each level of the cascade proposed, and those
-    that went on though it hadn't; `disagreement` is the fast pass's, at worst.
+    that went on though it hadn't; `disagreement` is the fast pass's, at worst; `crc32` that of the
+    samples as stored.
     """
 
     passed_on: tuple[int, ...]
     checked: tuple[int, ...]
     disagreement: float
+    crc32: int
 
 
-def plan_segments(samples: int, block_rows: int, sample_bytes: int) -> Iterator[Segment]:
+class Tally:
+    """How samples were found, counted over consecutive parts.
+
+    Attributes:
+        samples: Counted so far.
+        disagreement: Of the fast pass, at worst.
+        passed_on: Samples that each level of the cascade proposed.
+        checked: Those that went on though it hadn't.
+        crc32: Of the samples as stored.
+    """
+
+    def __init__(self, levels: int, sample_bytes: int) -> None:
+        """Nothing is counted yet; the cascade has so many levels."""
+        self._sample_bytes = sample_bytes
+        self.samples = 0
+        self.disagreement = 0.0
+        self.passed_on = [0] * levels
+        self.checked = [0] * levels
+        self.crc32 = 0
+
+    def add(self, part: SegmentFindings) -> None:
+        """Count in a part of a segment."""
+        self._count(part.scanned, part.disagreement, part.passed_on, part.checked, part.crc32)
+
+    def merge(self, other: Tally) -> None:
+        """Count in what was counted apart, of the samples that follow."""
+        self._count(other.samples, other.disagreement, other.passed_on, other.checked, other.crc32)
+
+    def _count(
+        self,
+        samples: int,
+        disagreement: float,
+        passed_on: Sequence[int],
+        checked: Sequence[int],
+        crc32: int,
+    ) -> None:
+        self.samples += samples
+        self.disagreement = max(self.disagreement, disagreement)
+        self.passed_on = [a + b for a, b in zip(self.passed_on, passed_on, strict=True)]
+        self.checked = [a + b for a, b in zip(self.checked, checked, strict=True)]
+        self.crc32 = combined(self.crc32, crc32, samples * self._sample_bytes)
+
+
+def plan_segments(
+    samples: int, block_rows: int, sample_bytes: int, given: int | None = None
+) -> list[Segment]:
     """Segments of whole blocks.
 
     Args:
         samples: To scan.
         block_rows: Samples that are read at once.
         sample_bytes: Of a sample as stored.
+        given: Samples of a segment that the user chose, rounded up to whole blocks.
     """
-    most = max(1, min(SEGMENT_SAMPLES, SEGMENT_BYTES // sample_bytes))
-    rows = max(1, most // block_rows) * block_rows
-    for start in range(0, samples, rows):
-        yield Segment(start, min(start + rows, samples))
+    if given:
+        rows = -(-given // block_rows) * block_rows
+    else:
+        most = max(1, min(SEGMENT_SAMPLES, SEGMENT_BYTES // sample_bytes))
+        rows = max(1, most // block_rows) * block_rows
+    return [Segment(start, min(start + rows, samples)) for start in range(0, samples, rows)]
 
 
 def scan_segment(
@@ -129,7 +181,15 @@ def _settled(
         passed_on=tuple(passed_on),
         checked=tuple(checked),
         disagreement=decided.disagreement,
+        crc32=_crc32_of(blocks, line.dataset.sample_bytes),
     )
+
+
+def _crc32_of(blocks: list[Passed], sample_bytes: int) -> int:
+    crc = 0
+    for block in blocks:
+        crc = combined(crc, block.crc32, block.samples * sample_bytes)
+    return crc
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def summary_from_findings(findings: Findings, seconds: float | None = None) -> d
         "eps": findings.eps,
         "min_logit": findings.min_logit,
         "scanned": findings.scanned,
+        "resumed": findings.engine.get("resumed", 0),
         "flagged": findings.flagged,
         "rate": findings.rate,
         "accuracy": findings.accuracy,
@@ -79,6 +80,10 @@ def text_from_summary(summary: dict[str, Any]) -> str:
         + ("" if summary["min_logit"] is None else f", largest logit > {summary['min_logit']:g}")
         + f" ({summary['rate']:.3%})",
     ]
+    if summary["resumed"]:
+        lines.insert(
+            1, f"resumed   {summary['resumed']:,} of them were kept from an interrupted scan"
+        )
     if summary["accuracy"] is not None:
         line = f"accuracy  {summary['accuracy']:.2%}"
         if summary["accuracy_flagged"] is not None:

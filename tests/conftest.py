@@ -19,10 +19,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def _interrupts_as_they_were() -> Iterator[None]:
-    """`main()`, called in this process, ends by ignoring Ctrl-C, and children inherit that."""
-    handler = signal.getsignal(signal.SIGINT)
+    """`main()`, called in this process, ends by ignoring signals, and children inherit that."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGINT, handler)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def segment(rng: np.random.Generator, start: int, flagged: int, scanned: int) ->
         passed_on=(0,),
         checked=(0,),
         disagreement=0.0,
+        crc32=0,
     )
 
 
@@ -443,7 +444,7 @@ assert "audit" not in sys.modules
 
 
 def test_killed_writer_leaves_nothing_under_the_name(tmp_path: Path, samples: Path) -> None:
-    """Killed when all is written but the file hasn't got its name."""
+    """Killed when all is sealed, but not joined."""
     program = f"""
 import os, signal, audit.findings_writer as writer, audit
 def kill(self, *_):
@@ -528,5 +529,7 @@ except OSError as exc:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "f.h5: writing failed (File too large); nothing was left there\n"
+    said = "f.h5.partial/00000000.h5: writing failed (File too large); nothing was left there\n"
+    assert done.stdout == said
+    assert not (tmp_path / "f.h5").exists()
     assert list(tmp_path.iterdir()) == []

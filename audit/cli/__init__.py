@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
-
-INTERRUPTED = 130
 
 try:
     import click
@@ -29,11 +28,11 @@ try:
     from audit.errors import AuditError
 except KeyboardInterrupt:  # before there is a `main` to catch it
     os.write(2, b"Interrupted.\n")
-    os._exit(INTERRUPTED)  # see `main`
+    os._exit(128 + signal.SIGINT)  # see `main`
 
 
 class _Interrupted(Exception):
-    """Ctrl-C, past click, which would print an empty line for it."""
+    """Ctrl-C or SIGTERM, past click, which would print an empty line for it."""
 
 
 class _Commands(click.Group):
@@ -50,7 +49,7 @@ def cli() -> None:
     """Find the inputs a classifier can't decide between two classes, and what would tip them.
 
     Exit codes: 0 done, 1 a gate failed or an answer is negative, 2 wrong use or bad input,
-    130 interrupted.
+    130 interrupted (143 by SIGTERM).
     """
 
 
@@ -81,10 +80,10 @@ def main() -> None:
     except BaseException as exc:
         interrupt.ignore()
         if interrupt.received() or isinstance(exc, (KeyboardInterrupt, _Interrupted)):
-            click.echo("Interrupted.", err=True)
+            click.echo(" ".join(["Interrupted.", *_notes(exc)]), err=True)
             # Not sys.exit: where Ctrl-C met exec() of a string, as when a dataclass is made, Python
             # remembers it and ends by SIGINT, whatever became of the exception.
-            os._exit(INTERRUPTED)
+            os._exit(128 + (interrupt.received() or signal.SIGINT))
         code = _report(exc)
     sys.exit(code)
 
@@ -92,7 +91,7 @@ def main() -> None:
 def _report(exc: BaseException) -> int:
     """Print a user's mistake in one line and return its exit code; raise anything else again."""
     if isinstance(exc, AuditError):
-        click.echo(f"Error: {printable(str(exc))}", err=True)
+        click.echo("; ".join([f"Error: {printable(str(exc))}", *_notes(exc)]), err=True)
         return exc.exit_code
     if isinstance(exc, click.exceptions.NoArgsIsHelpError):
         exc.show()
@@ -103,3 +102,11 @@ def _report(exc: BaseException) -> int:
         click.echo(f"Error: {message} See '{where} --help'.", err=True)
         return exc.exit_code
     raise exc
+
+
+def _notes(exc: BaseException | None) -> list[str]:
+    """What was noted on the exception, or on the one that it came of."""
+    if exc is None:
+        return []
+    notes = getattr(exc, "__notes__", None) or _notes(exc.__cause__ or exc.__context__)
+    return [printable(note) for note in notes]

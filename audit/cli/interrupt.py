@@ -1,4 +1,4 @@
-"""Ctrl-C, remembered: an exception can get lost on its way up through foreign code.
+"""Ctrl-C and SIGTERM, remembered: an exception can get lost on its way up through foreign code.
 
 HDF5 swallows what is raised while it calls back for a write, the interpreter what is raised while
 it drops a weak reference, and torch what is raised while it imports a part of itself, which then
@@ -12,25 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _received: list[int] = []
 _deferring: list[bool] = []
 
 
 def watch() -> None:
-    """Note SIGINT from here on, unless it is ignored (a shell's background job, nohup)."""
+    """Note both from here on, unless they are ignored (a shell's background job, nohup)."""
     _received.clear()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    for signum in SIGNALS:
+        if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(signum, _interrupt)
 
 
-def received() -> bool:
-    """Whether Ctrl-C came."""
-    return bool(_received)
+def received() -> int:
+    """The number of the signal that came first; 0: none did."""
+    return _received[0] if _received else 0
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """In here, the first Ctrl-C waits for the next `check`; the second doesn't."""
+    """In here, the first signal waits for the next `check`; the second doesn't."""
     _deferring.append(True)
     try:
         yield
@@ -42,7 +45,7 @@ def check() -> None:
     """Raise what was deferred.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came.
+        KeyboardInterrupt: A signal came.
     """
     if _received:
         raise KeyboardInterrupt
@@ -50,8 +53,9 @@ def check() -> None:
 
 def ignore() -> None:
     """Nothing is left to interrupt: in the interpreter's shutdown it would only spoil the end."""
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is _interrupt:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

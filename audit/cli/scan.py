@@ -39,6 +39,12 @@ from audit.summary import summary_from_findings, text_from_summary
 @click.option("--images", metavar="NAME", help="Name of the samples in the file.")
 @click.option("--labels", metavar="NAME", help="Name of the labels in the file.")
 @click.option("--allow-external", is_flag=True, help="Follow links that lead out of the file.")
+@click.option("--segment-samples", type=int, help="Samples that an interruption can cost.")
+@click.option(
+    "--resume/--restart",
+    default=None,
+    help="Go on with the interrupted scan of this output, or drop it. [default: go on]",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 where logits are NaN or infinite.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
