@@ -90,6 +90,11 @@ def arrays(path: Path) -> dict[str, NDArray[Any]]:
     return found
 
 
+def array_bytes(path: Path) -> dict[str, bytes]:
+    """Every dataset of an HDF5 file by name, so that NaN equals NaN and nothing else does."""
+    return {name: values.tobytes() for name, values in arrays(path).items()}
+
+
 def art_network() -> nn.Module:
     """The Adversarial Robustness Toolbox's MNIST network with its published weights."""
     model = nn.Sequential(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import DatasetError, OptionError, OutputError
 from conftest import Run
-from oracles import write_dataset
+from oracles import array_bytes, write_dataset
 
 EPS = 2.0
 SAMPLES = 1000
@@ -66,19 +66,6 @@ def interrupt(data: Path, out: Path, at: int = 500, **options: Any) -> None:
         scan(data, out, progress=progress, **options)
 
 
-def arrays(path: Path) -> dict[str, bytes]:
-    """Every array of a findings file."""
-    found: dict[str, bytes] = {}
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            found[name] = node[()].tobytes()
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return found
-
-
 def names(directory: Path) -> list[str]:
     return sorted(each.name for each in directory.iterdir())
 
@@ -92,7 +79,7 @@ def test_arrays_are_those_of_one_run(
         interrupt(data, out, at, **options)
         assert partial.is_dir() == (at > 100)
     resumed = scan(data, out, **options)
-    assert arrays(out) == arrays(once.path)
+    assert array_bytes(out) == array_bytes(once.path)
     assert resumed.flagged == once.flagged > 20
     assert (once.engine["resumed"], resumed.engine["resumed"]) == (0, 896)
     assert names(tmp_path) == ["data.h5", "f.h5", "once.h5"]
@@ -238,7 +225,7 @@ def test_clock_that_goes_backwards(
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     interrupt(data, out)
     scan(data, out)
-    assert arrays(out) == arrays(once.path)
+    assert array_bytes(out) == array_bytes(once.path)
 
 
 @pytest.mark.parametrize("fate", ["written", "replaced", "deleted"])
@@ -274,7 +261,7 @@ def test_damaged_segment_is_scanned_again(
     sealed.write_bytes(sealed.read_bytes()[:1000])
     shutil.copy(partial / "00000000.h5", partial / "00000002.h5")  # of other samples
     assert scan(data, out).engine["resumed"] == 128
-    assert arrays(out) == arrays(once.path)
+    assert array_bytes(out) == array_bytes(once.path)
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"schema": "audit-partial/2"}',
@@ -294,7 +281,7 @@ def test_segments_without_a_record_are_worth_nothing(
     interrupt(data, out)
     (partial / "scan.json").unlink()
     assert scan(data, out).engine["resumed"] == 0
-    assert arrays(out) == arrays(once.path)
+    assert array_bytes(out) == array_bytes(once.path)
 
 
 def test_what_is_not_ours_is_not_touched(data: Path, out: Path, partial: Path) -> None:
@@ -340,7 +327,7 @@ audit.scan(sys.argv[1], out="f.h5", eps=2.0, model="mnist", segment_samples=128,
 
 def test_second_scan_to_the_same_output(data: Path, out: Path, run_audit: Run) -> None:
     """It is told which process holds it; killed, that one holds nothing any more."""
-    command = [sys.executable, "-c", LONG, data]
+    command = [sys.executable, "-c", LONG, str(data)]
     with subprocess.Popen(command, cwd=out.parent, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         first.stdout.readline()
@@ -380,7 +367,7 @@ def test_signal_says_how_to_go_on(
     assert done.returncode == 0
     assert f"resumed   {kept:,} of them were kept from an interrupted scan" in done.stdout
     once = audit.scan(mnist_h5, eps=0.1, out=tmp_path / "once.h5", batch_size=1, segment_samples=1)
-    assert arrays(tmp_path / "f.h5") == arrays(once.path)
+    assert array_bytes(tmp_path / "f.h5") == array_bytes(once.path)
 
 
 def test_joined_rows_are_read_a_few_at_once(
@@ -389,7 +376,7 @@ def test_joined_rows_are_read_a_few_at_once(
     once = scan(data, tmp_path / "once.h5", eps=5.0)
     monkeypatch.setattr("audit.segment_file.JOINED_BYTES", 10_000)
     scan(data, out, eps=5.0)
-    assert arrays(out) == arrays(once.path)
+    assert array_bytes(out) == array_bytes(once.path)
 
 
 def test_flagged_of_all_segments(data: Path, out: Path) -> None:
