@@ -33,6 +33,7 @@ def ascend(
     images: str | None = None,
     labels: str | None = None,
     allow_external: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Ascents:
     """Push samples up a gradient until the network says another class.
@@ -63,6 +64,7 @@ def ascend(
         images: Of a dataset: name of the samples in the file.
         labels: Of a dataset: name of the labels in the file.
         allow_external: Of a dataset: follow links and storage that lead out of the file.
+        trust: Load the bundle's TorchScript, which can run code, whoever made it.
         progress: Called with (ascents done, ascents in all).
 
     Returns:
@@ -73,6 +75,7 @@ def ascend(
         DatasetError: The dataset can't be read, or doesn't fit the bundle.
         FindingsError: The findings can't be read, or don't fit the bundle.
         BundleError: There is no such bundle, or it was changed.
+        UntrustedError: Nobody vouches for the bundle.
         OutputError: The ascent file can't be written.
         DeviceError: The device can't be had.
     """
@@ -92,6 +95,7 @@ def ascend(
         images=images,
         labels=labels,
         allow_external=allow_external,
+        trust=trust,
     )
     from audit.ascending import ascend_samples
 

@@ -71,13 +71,16 @@ def open_source(
     with Dataset(
         path, images=options.images, labels=options.labels, allow_external=options.allow_external
     ) as dataset:
-        yield _from_dataset(dataset, model, options.index)
+        yield _from_dataset(dataset, model, options.index, options.trust)
 
 
 def _from_dataset(
-    dataset: Dataset, model: str | os.PathLike[str] | None, wanted: tuple[int, ...]
+    dataset: Dataset,
+    model: str | os.PathLike[str] | None,
+    wanted: tuple[int, ...],
+    trust: bool,
 ) -> Source:
-    bundle = load_bundle(find_model(model, dataset.path, dataset.audit_bundle))
+    bundle = load_bundle(find_model(model, dataset.path, dataset.audit_bundle), trust=trust)
     dataset.check_against(bundle.manifest)
     index = np.array(sorted(set(wanted)), dtype=np.int64)
     if index[-1] >= dataset.stored:
@@ -105,7 +108,7 @@ def _from_findings(
             raise OptionError(
                 f"--{name} {value}: is for a dataset, and {findings.path} is findings; leave it out"
             )
-    bundle = _bundle(findings, model)
+    bundle = _bundle(findings, model, options.trust)
     rows = _rows(findings, options.index)
     raw = bundle.manifest.preprocess
 
@@ -133,15 +136,15 @@ def _from_findings(
     )
 
 
-def _bundle(findings: Findings, model: str | os.PathLike[str] | None) -> Bundle:
+def _bundle(findings: Findings, model: str | os.PathLike[str] | None, trust: bool) -> Bundle:
     if findings.bundle.get("manifest_sha256") is None:
         if model is None:
             raise OptionError(
                 f"{findings.path}: made in training, without a bundle; export the model with "
                 "'audit export' and name it with --model"
             )
-        return load_bundle(model)
-    bundle = bundle_of_findings(findings, model)
+        return load_bundle(model, trust=trust)
+    bundle = bundle_of_findings(findings, model, trust=trust)
     if bundle is None:
         raise OptionError(
             f"{findings.path}: its bundle {findings.bundle.get('path')!r} isn't there any more, or "

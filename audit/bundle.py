@@ -2,6 +2,7 @@
 
 A bundle may come from a stranger. Only files of known names are read; their bytes are compared
 with the manifest's SHA-256 and handed on as they were compared, so nothing can change in between.
+What can run code when it is loaded is handed on only where somebody vouches for the bundle.
 """
 
 from __future__ import annotations
@@ -12,31 +13,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from audit import trust as trusting
 from audit.errors import BundleError, BundleNotFoundError
 from audit.guard import QUANTISED_SAFETY, Guard
 from audit.manifest import ONNX as ONNX
 from audit.manifest import ONNX_INT8 as ONNX_INT8
 from audit.manifest import PT2 as PT2
+from audit.manifest import RUN_CODE, describe_model, manifest_from_json
 from audit.manifest import TORCHSCRIPT as TORCHSCRIPT
 from audit.manifest import FileRecord as FileRecord
 from audit.manifest import Int8 as Int8
 from audit.manifest import Manifest as Manifest
 from audit.manifest import Parity as Parity
-from audit.manifest import describe_model, manifest_from_json
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "shipped"
-SHIPPED_NAMES = ("mnist",)
+SHIPPED_NAMES = tuple(trusting.SHIPPED_SHA256)
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; `read` gives the bytes of its files, compared with the manifest."""
+    """An opened bundle; `read` gives the bytes of its files, compared with the manifest.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it says of itself.
+        manifest_sha256: Of the manifest's text, in hex: with the hashes in it, of the whole bundle.
+        trust: The caller vouches for it.
+    """
 
     path: Path
     manifest: Manifest
     manifest_sha256: str
+    trust: bool = False
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -54,6 +64,26 @@ class Bundle:
             return None
         return Guard(record.guard, record.logit_scale, QUANTISED_SAFETY)
 
+    @property
+    def trusted(self) -> bool:
+        """Whether somebody vouches for it, so that its TorchScript may be loaded.
+
+        Raises:
+            OptionError: The key in the environment is too short.
+        """
+        return trusting.judge(self).by is not None
+
+    def require_trust(self) -> None:
+        """Refuse a bundle that nobody vouches for; what is damaged is refused for that first.
+
+        Raises:
+            UntrustedError: Nobody does.
+            BundleError: A file is missing, or isn't the one that was exported.
+        """
+        if not self.trusted:
+            self.check_files()
+            raise trusting.refusal(self)
+
     def describe(self) -> dict[str, Any]:
         """What it is, for the findings' attribute `bundle`."""
         return {
@@ -69,7 +99,23 @@ class Bundle:
 
         Raises:
             BundleError: The file is missing, or isn't the one that was exported.
+            UntrustedError: Loading it can run code, and nobody vouches for the bundle.
         """
+        data = self._compared(name)
+        if name in RUN_CODE:
+            self.require_trust()
+        return data
+
+    def check_files(self) -> None:
+        """Compare every file with the manifest.
+
+        Raises:
+            BundleError: One is missing, or isn't the one that was exported.
+        """
+        for name in self.manifest.files:
+            self._compared(name)
+
+    def _compared(self, name: str) -> bytes:
         record = self.manifest.files.get(name)
         if record is None:
             raise BundleError(f"{self.path}: the manifest lists no {name}; export the model again")
@@ -82,8 +128,12 @@ class Bundle:
         return data
 
 
-def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+def load_bundle(path: str | os.PathLike[str], *, trust: bool = False) -> Bundle:
     """Open the bundle at a path, or the shipped one of that name ("mnist").
+
+    Args:
+        path: Which.
+        trust: Vouch for it, whoever made it: its TorchScript can run code when it is loaded.
 
     Raises:
         BundleNotFoundError: There is no bundle.
@@ -103,7 +153,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     for name in manifest.files:
         if not os.path.isfile(directory / name):
             raise BundleError(f"{directory / name}: missing; export the model again")
-    return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
+    return Bundle(directory, manifest, hashlib.sha256(text).hexdigest(), trust)
 
 
 def _read_regular_file(path: Path, limit: int) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from audit.bundle import MANIFEST
 from audit.errors import OutputError
 from audit.manifest import KNOWN_FILES
+from audit.signature import SIGNATURE
 
 
 def check_target(out: Path) -> Path:
@@ -29,7 +30,7 @@ def check_target(out: Path) -> Path:
 
 def _is_bundle(target: Path) -> bool:
     """Nothing but a bundle's files, damaged or not: it is deleted when it is replaced."""
-    known = {MANIFEST, *KNOWN_FILES}
+    known = {MANIFEST, SIGNATURE, *KNOWN_FILES}
     return (
         (target / MANIFEST).is_file()
         and {each.name for each in target.iterdir()} <= known

@@ -10,7 +10,9 @@ AuditError                 exit code 2
 ├── DatasetError           ValueError         the dataset can't be read, or doesn't fit the bundle
 │   └── DatasetNotFoundError  FileNotFoundError
 ├── BundleError            ValueError         the bundle is incomplete, changed or malformed
-│   └── BundleNotFoundError   FileNotFoundError
+│   ├── BundleNotFoundError   FileNotFoundError
+│   └── UntrustedError        PermissionError  loading it can run code, and nobody vouches for it
+├── TrustStoreError        RuntimeError       what this machine trusts can't be told or changed
 ├── FindingsError          ValueError         the file is not a complete findings file
 │   └── NotRecordedError   LookupError        the scan was told not to record this array
 ├── AscentError            ValueError         the file is not a complete ascent file
@@ -48,6 +50,14 @@ class BundleError(AuditError, ValueError):
 
 class BundleNotFoundError(BundleError, FileNotFoundError):
     """There is no such bundle, or none was named."""
+
+
+class UntrustedError(BundleError, PermissionError):
+    """Loading the bundle can run code, and nobody vouches for it."""
+
+
+class TrustStoreError(AuditError, RuntimeError):
+    """What this machine trusts can't be told or changed: its store is broken, or not private."""
 
 
 class FindingsError(AuditError, ValueError):

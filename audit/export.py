@@ -67,7 +67,7 @@ def export(
         The bundle as written.
 
     Raises:
-        OptionError: An option is out of range or contradicts another.
+        OptionError: An option is out of range or contradicts another, or AUDIT_TRUST_KEY is short.
         ModelError: The model can't be exported or audited; the message says how to mend it.
         ParityError: The exports disagree with the model.
         DatasetError: The parity or calibration data can't be read, or doesn't fit.

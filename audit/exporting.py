@@ -31,7 +31,7 @@ from audit.bundle import (
     load_bundle,
 )
 from audit.bundle_writer import check_target, write_bundle
-from audit.errors import ModelError
+from audit.errors import ModelError, TrustStoreError
 from audit.folding import raw_graphs
 from audit.forward import available_threads, import_onnxruntime
 from audit.gradients import Canonical
@@ -49,7 +49,9 @@ from audit.parity import check_float32, prove_parity
 from audit.preprocess import input_space_to_logits
 from audit.quantization import quantise
 from audit.samples import PREFLIGHT_SAMPLES, calibration_samples, parity_samples
+from audit.signature import SIGNATURE, shared_key, sign
 from audit.torchscript import module_from_torchscript, plain_execution, profiling_execution
+from audit.trust import remember
 from audit.weights import load_weights
 
 logger = logging.getLogger("audit")
@@ -63,6 +65,7 @@ def export_bundle(
 ) -> Bundle:
     """See `audit.export`."""
     target = check_target(Path(out))
+    key = shared_key()
     samples = parity_samples(options)
     preprocess = samples.preprocess
     calibration = (
@@ -109,8 +112,15 @@ def export_bundle(
         parity=proven.parity,
         int8=int8,
     )
-    write_bundle(target, {**files, MANIFEST: manifest.to_json().encode()})
-    return load_bundle(target)
+    text = manifest.to_json().encode()
+    signature = {} if key is None else {SIGNATURE: sign(hashlib.sha256(text).hexdigest(), key)}
+    write_bundle(target, {**files, MANIFEST: text, **signature})
+    bundle = load_bundle(target)
+    try:
+        remember(bundle)
+    except TrustStoreError as exc:
+        logger.warning("the bundle is written, but not trusted on this machine: %s", exc)
+    return bundle
 
 
 def _frozen_copy(model: nn.Module, weights: str | os.PathLike[str] | None) -> nn.Module:

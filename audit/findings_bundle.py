@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def bundle_of_findings(
-    findings: Findings, model: str | os.PathLike[str] | None = None
+    findings: Findings, model: str | os.PathLike[str] | None = None, *, trust: bool = False
 ) -> Bundle | None:
     """The very bundle that was scanned with, known by its manifest's SHA-256.
 
     Args:
         findings: Of the scan.
         model: Where it is; None: where the scan found it, or the shipped one of that name.
+        trust: As of `load_bundle`.
 
     Returns:
         The bundle; None where `model` is None and the bundle isn't there any more, has changed,
@@ -38,7 +39,7 @@ def bundle_of_findings(
                 f"--model {model}: {findings.path} was made without a bundle, in training; leave "
                 "it out"
             )
-        bundle = load_bundle(model)
+        bundle = load_bundle(model, trust=trust)
         if bundle.manifest_sha256 != recorded:
             raise OptionError(
                 f"--model {model}: not the bundle that {findings.path} was scanned with (the "
@@ -49,7 +50,7 @@ def bundle_of_findings(
         return None
     for place in _recorded_places(findings):
         try:
-            bundle = load_bundle(place)
+            bundle = load_bundle(place, trust=trust)
         except BundleError:
             continue  # moved or overwritten since: as good as gone
         if bundle.manifest_sha256 == recorded:

@@ -52,12 +52,13 @@ def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from audit.bundle import load_bundle
+    from audit.trust import judge
 
     bundle = load_bundle(path)
-    for name in bundle.manifest.files:
-        bundle.read(name)
+    bundle.check_files()
     manifest = asdict(bundle.manifest)
-    return {"kind": "bundle", "path": str(bundle.path), **manifest}
+    trusted = judge(bundle).by or "no"
+    return {"kind": "bundle", "path": str(bundle.path), "trusted": trusted, **manifest}
 
 
 def _of_findings(path: str | os.PathLike[str]) -> dict[str, Any]:

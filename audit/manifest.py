@@ -19,6 +19,7 @@ TORCHSCRIPT = "model.ts"
 PT2 = "model.pt2"
 REQUIRED_FILES = (ONNX, TORCHSCRIPT)
 KNOWN_FILES = (*REQUIRED_FILES, ONNX_INT8, PT2)
+RUN_CODE = (TORCHSCRIPT, PT2)  # or can, when they are loaded
 METHODS = ("minmax", "percentile", "entropy")
 ACTIVATIONS = ("uint8", "int8")
 WEIGHTS = ("int8",)

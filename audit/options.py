@@ -42,6 +42,7 @@ class ScanOptions:
             256 MiB as stored, whatever is less.
         resume: True: go on with the interrupted scan of the same output, which must be there;
             False: drop it; None: go on where there is one.
+        trust: Load the bundle's TorchScript, which can run code, whoever made it.
 
     Raises:
         OptionError: An option is out of range.
@@ -61,6 +62,7 @@ class ScanOptions:
     allow_external: bool = False
     segment_samples: int | None = None
     resume: bool | None = None
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.eps) and self.eps > 0):
@@ -170,6 +172,7 @@ class AscendOptions:
         images: Of a dataset: name of the samples inside the file.
         labels: Of a dataset: name of the labels inside the file.
         allow_external: Of a dataset: follow links and storage that lead out of the file.
+        trust: Load the bundle's TorchScript, which can run code, whoever made it.
 
     Raises:
         OptionError: An option is out of range.
@@ -189,6 +192,7 @@ class AscendOptions:
     images: str | None = None
     labels: str | None = None
     allow_external: bool = False
+    trust: bool = False
 
     def __post_init__(self) -> None:
         for position in self.index or ():

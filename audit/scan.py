@@ -34,6 +34,7 @@ def scan(
     allow_external: bool = False,
     segment_samples: int | None = None,
     resume: bool | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Findings:
     """Find the near ties of a dataset and what in the input would tip each.
@@ -64,6 +65,7 @@ def scan(
         resume: What becomes of an earlier scan of the same output that was interrupted. None: it
             goes on where its dataset, bundle and options are these, and is an error otherwise;
             True: it must be there; False: it is dropped.
+        trust: Load the bundle's TorchScript, which can run code, whoever made it.
         progress: Called with (samples done, samples in all).
 
     Returns:
@@ -73,6 +75,7 @@ def scan(
         OptionError: An option is out of range.
         DatasetError: The dataset can't be read, or doesn't fit the bundle.
         BundleError: There is no such bundle, or it was changed.
+        UntrustedError: Nobody vouches for the bundle.
         OutputError: The findings can't be written, or another scan is writing them, or left some
             of its own.
         DeviceError: The device can't be had.
@@ -93,6 +96,7 @@ def scan(
         allow_external=allow_external,
         segment_samples=segment_samples,
         resume=resume,
+        trust=trust,
     )
     from audit.scanning import scan_dataset
 

@@ -50,7 +50,10 @@ def scan_dataset(
     with Dataset(
         path, images=options.images, labels=options.labels, allow_external=options.allow_external
     ) as dataset:
-        bundle = load_bundle(find_model(model, str(path), dataset.audit_bundle))
+        named = find_model(model, str(path), dataset.audit_bundle)
+        bundle = load_bundle(named, trust=options.trust)
+        if not options.no_gradients:
+            bundle.require_trust()  # now, not when hours later the first candidate is met
         dataset.check_against(bundle.manifest)
         if os.path.exists(out) and out.samefile(path):
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")

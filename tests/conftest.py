@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +19,11 @@ from audit.bundle import Bundle, load_bundle
 from networks import seeded
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# What tests export is trusted in a store of their own, also by the processes that they start.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="audit-trust-")
+os.environ.pop("AUDIT_TRUST_KEY", None)
+atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from torch import nn
 
 from audit.bundle import MANIFEST, Bundle, load_bundle
 from audit.dataset import Dataset
+from audit.trust import remember
 
 ART = Path(__file__).parent / "data" / "art"
 BATCH = 500
@@ -115,7 +116,7 @@ def art_network() -> nn.Module:
 def with_onnx(
     bundle: Bundle, out: Path, onnx_bytes: bytes, file: str = "model.onnx", **changes: Any
 ) -> Bundle:
-    """A copy of the bundle with another ONNX file that its manifest vouches for."""
+    """A trusted copy of the bundle with another ONNX file that its manifest vouches for."""
     out.mkdir()
     manifest = bundle.manifest
     record = replace(
@@ -127,7 +128,9 @@ def with_onnx(
     for name in manifest.files:
         (out / name).write_bytes(onnx_bytes if name == file else bundle.read(name))
     (out / MANIFEST).write_text(changed.to_json())
-    return load_bundle(out)
+    copied = load_bundle(out)
+    remember(copied)
+    return copied
 
 
 def read(dataset: Dataset, span: range) -> NDArray[Any]:

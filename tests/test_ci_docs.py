@@ -153,9 +153,8 @@ def project(tmp_path: Path, trained: Project) -> Project:
 
 def environment(first: Path | None = None, **more: str) -> dict[str, str]:
     """A runner's: this environment's programs, after those of a folder; no package index."""
-    kept = {
-        name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "TMP") if name in os.environ
-    }
+    names = ("HOME", "LANG", "TMPDIR", "TMP", "XDG_DATA_HOME")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     bins = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     path = bins if first is None else f"{first}:{bins}"
     offline = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "LC_ALL": "C.UTF-8"}

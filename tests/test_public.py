@@ -29,6 +29,7 @@ COMMANDS = {
     "log",
     "report",
     "scan",
+    "trust",
     "view",
 }
 SCAN = (

@@ -24,6 +24,7 @@ try:
     from audit.cli.output import printable
     from audit.cli.report import report
     from audit.cli.scan import scan
+    from audit.cli.trust import trust
     from audit.cli.view import view
     from audit.errors import AuditError
 except KeyboardInterrupt:  # before there is a `main` to catch it
@@ -65,6 +66,7 @@ for command in (
     ascend,
     log,
     info,
+    trust,
     config,
     data,
 ):

@@ -74,6 +74,7 @@ class Bounds(click.ParamType):  # type: ignore[type-arg]
 @click.option("--images", metavar="NAME", help="Name of the samples in a dataset.")
 @click.option("--labels", metavar="NAME", help="Name of the labels in a dataset.")
 @click.option("--allow-external", is_flag=True, help="Follow links that lead out of a dataset.")
+@click.option("--trust", is_flag=True, help="Load the bundle, which can run code, whoever made it.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where a target wasn't reached.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
