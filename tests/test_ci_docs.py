@@ -256,6 +256,7 @@ class Runner:
 
     def __init__(self, tmp: Path, project: Project, once: Path) -> None:
         self._tmp, self._project, self._once = tmp, project, once
+        self._environment = {"XDG_DATA_HOME": str(tmp / "home")}  # a machine that exported nothing
         self.store = tmp / "store"
         self.store.mkdir()
         self._bin = tmp / "bin"
@@ -265,13 +266,15 @@ class Runner:
         gh.chmod(0o755)
         self._runs = 0
 
-    def run(self, workflow: str, branch: str = "main", **inputs: str) -> Night:
+    def run(self, workflow: str, branch: str = "main", secret: str = "", **inputs: str) -> Night:
         """The workflow's one job, in a fresh checkout."""
         (job,) = document(workflow)["jobs"].values()
         shell = document(workflow).get("defaults", {}).get("run", {}).get("shell")
         assert shell in ("bash", None)
         self._runs += 1
         values = {f"inputs.{name}": value for name, value in inputs.items()}
+        secrets = Expressions({"secrets.AUDIT_TRUST_KEY": secret})
+        self._environment |= {name: secrets.fill(text) for name, text in job.get("env", {}).items()}
         night = self.steps(job["steps"], {"inputs.new_baseline": ""} | values, shell)
         record = {"id": self._runs, "branch": branch, "conclusion": night.conclusion}
         (self.store / f"{self._runs}.json").write_text(json.dumps(record))
@@ -337,6 +340,7 @@ class Runner:
         options = {"bash": ["--noprofile", "--norc", "-eo", "pipefail"], None: ["-e"]}[shell]
         given = environment(self._once, **{name: str(path) for name, path in files.items()})
         given |= {"CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_ACTION_PATH": str(ROOT)}
+        given |= self._environment
         given |= {name: expressions.fill(value) for name, value in step.get("env", {}).items()}
         given["PATH"] = f"{self._bin}:{given['PATH']}"
         done = subprocess.run(
@@ -423,6 +427,7 @@ def installable(workflow: str) -> str:
     return workflow.replace("near-tie-audit[cpu]", f"near-tie-audit[{EXTRA}]")
 
 
+TRUST_KEY = "a key that machines share, of some length"
 BASELINE = "Last night's findings"
 
 
@@ -503,12 +508,12 @@ def test_github_artifact_that_is_gone(runner: Runner) -> None:
 
 def test_action(runner: Runner, project: Project, once: Path) -> None:
     """As the workflow uses it, but with what is installed here."""
-    export(project, once)
+    export(project, once, AUDIT_TRUST_KEY=TRUST_KEY)
     workflow = GITHUB_ACTION.replace(
         "with:\n          dataset:", "with:\n          install: none\n          dataset:"
     )
     assert workflow != GITHUB_ACTION
-    night = runner.run(workflow)
+    night = runner.run(workflow, secret=TRUST_KEY)
     assert night.conclusion == "success", night.log
     assert night.outputs["near-ties"] == {
         "findings": "near-ties/findings.h5",
@@ -520,21 +525,25 @@ def test_action(runner: Runner, project: Project, once: Path) -> None:
     assert_kept(night.artifact, set())
     assert "audit check: PASS" in night.summary
 
-    failing = runner.run(workflow.replace("max_rate=0.1\n", "max_rate=0.001\n"))
+    failing = runner.run(workflow.replace("max_rate=0.1\n", "max_rate=0.001\n"), secret=TRUST_KEY)
     assert failing.codes["near-ties"] == 1
     assert failing.outputs["near-ties"]["status"] == "FAIL"
     assert "status of near ties FAIL\n" in failing.log
     assert_kept(failing.artifact, {"max_rate"})
     assert gates_of(failing.artifact / "report.html")["max_rate"] == "FAIL"  # as the check has it
 
-    wrong = runner.run(workflow.replace("max_rate=0.1\n", "max_rat=0.1\n"))
+    wrong = runner.run(workflow.replace("max_rate=0.1\n", "max_rat=0.1\n"), secret=TRUST_KEY)
     assert wrong.codes["near-ties"] == 2
     assert wrong.outputs["near-ties"]["status"] == "ERROR"
     assert "status of near ties ERROR\n" in wrong.log
     assert wrong.log.count("Error: ") == 1
 
+    forked = runner.run(workflow)  # whose secrets are empty
+    assert forked.codes["near-ties"] == 2
+    assert "Error: bundle: not trusted on this machine" in forked.log
+
     (project.folder / "data/test.h5").write_text("not HDF5")
-    broken = runner.run(workflow)
+    broken = runner.run(workflow, secret=TRUST_KEY)
     assert broken.codes["near-ties"] == 2
     assert broken.outputs["near-ties"] == {
         "findings": "",
@@ -584,6 +593,7 @@ def test_action_takes_inputs_as_data(runner: Runner, project: Project, once: Pat
     """Whatever they are, they are names and values, never scripts."""
     steps = document(ACTION)["runs"]["steps"]
     export(project, once)
+    del runner._environment["XDG_DATA_HOME"]  # on the runner itself
     shutil.copy(project.folder / "data/test.h5", project.folder / "-odd $(touch pwned).h5")
     given = {"dataset": "-odd $(touch pwned).h5", "model": "bundle", "eps": "0.1"}
     values = {
@@ -612,14 +622,18 @@ def gates_of(report: Path) -> dict[str, str]:
     return dict(rows)
 
 
-def export(project: Project, once: Path) -> None:
+def export(project: Project, once: Path, **environ: str) -> None:
     (command,) = [
         step["run"]
         for step in document(GITHUB)["jobs"]["near-ties"]["steps"]
         if step.get("name") == "Export"
     ]
     subprocess.run(
-        ["bash", "-ec", command], cwd=project.folder, env=environment(once), check=True, text=True
+        ["bash", "-ec", command],
+        cwd=project.folder,
+        env=environment(once, **environ),
+        check=True,
+        text=True,
     )
 
 
