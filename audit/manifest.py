@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from audit import strict_json
@@ -23,6 +24,8 @@ RUN_CODE = (TORCHSCRIPT, PT2)  # or can, when they are loaded
 METHODS = ("minmax", "percentile", "entropy")
 ACTIVATIONS = ("uint8", "int8")
 WEIGHTS = ("int8",)
+
+END = "\n}\n"  # of the text
 
 T = TypeVar("T")
 
@@ -104,7 +107,10 @@ class Int8:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`manifest.json`, checked."""
+    """`manifest.json`, checked.
+
+    `sha256` is that of the text without it, as it was read; None: by an older version.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -114,9 +120,10 @@ class Manifest:
     files: Mapping[str, FileRecord]
     parity: Parity
     int8: Int8 | None = None
+    sha256: str | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
-        """The manifest's text, stable in order."""
+        """The manifest's text, stable in order; at its end the SHA-256 of what is before."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             **describe_model(self.name, self.classes, self.preprocess),
@@ -127,7 +134,9 @@ class Manifest:
         }
         if self.int8 is not None:
             document["int8"] = asdict(self.int8)
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return text.removesuffix(END) + _sealed_end(digest)
 
 
 def describe_model(name: str, classes: tuple[str, ...], preprocess: Preprocess) -> dict[str, Any]:
@@ -218,7 +227,23 @@ def manifest_from_json(text: bytes) -> Manifest:
             guard=_positive(record, "guard"),
         ),
         int8=int8,
+        sha256=_own_digest(document, text),
     )
+
+
+def _sealed_end(digest: str) -> str:
+    return f',\n  "sha256": "{digest}"{END}'
+
+
+def _own_digest(document: Mapping[str, Any], text: bytes) -> str | None:
+    """The SHA-256 that the text ends with, which must be that of the rest; None: there is none."""
+    if "sha256" not in document:
+        return None
+    recorded = _field(document, "sha256", str)
+    rest = text.removesuffix(_sealed_end(recorded).encode()) + END.encode()
+    if hashlib.sha256(rest).hexdigest() != recorded:
+        raise ValueError("changed since it was exported: its SHA-256 differs")
+    return recorded
 
 
 def _int8(record: Mapping[str, Any]) -> Int8:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from audit.bundle import MANIFEST, ONNX, ONNX_INT8, PT2, TORCHSCRIPT, Bundle, Int8, load_bundle
 from audit.errors import BundleError, BundleNotFoundError
 from audit.guard import QUANTISED_SAFETY, Guard
+from audit.manifest import manifest_from_json
 
 
 @pytest.fixture
@@ -25,7 +26,9 @@ def copied(mnist_bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def document_of(bundle: Path) -> dict[str, Any]:
+    """The manifest, to be changed: without its SHA-256, which older versions didn't write."""
     document: dict[str, Any] = json.loads((bundle / MANIFEST).read_text())
+    del document["sha256"]
     return document
 
 
@@ -100,6 +103,21 @@ def test_without_quantised_graph(mnist_bundle: Bundle) -> None:
     assert mnist_bundle.manifest.int8 is None
     assert mnist_bundle.int8_guard is None
     assert '"int8"' not in mnist_bundle.manifest.to_json()
+
+
+def test_every_flipped_bit_of_a_manifest_is_seen(mnist_bundle: Bundle) -> None:
+    original = (mnist_bundle.path / MANIFEST).read_bytes()
+    assert manifest_from_json(original).sha256
+    key = original.rindex(b"sha256")
+    for bit in range(8 * len(original)):
+        damaged = bytearray(original)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            manifest = manifest_from_json(bytes(damaged))
+        except ValueError:
+            continue
+        assert key <= bit // 8 < key + len("sha256")  # then it is one of an older version
+        assert manifest.sha256 is None
 
 
 def test_files_as_recorded(mnist_bundle: Bundle) -> None:
