@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from audit import hdf5
+from audit import digest, hdf5
 from audit.diskfile import DiskFile
 from audit.errors import FindingsError, OutputError
 from audit.output_file import sync
@@ -87,12 +87,13 @@ class NewFile:
             ) from exc
 
     def commit(self) -> None:
-        """Close the file, have it on the disk, give it its name.
+        """Seal and close the file, have it on the disk, give it its name.
 
         Raises:
             OutputError: The disk is full or gone.
         """
         with self.disk_errors():
+            digest.seal(self.file)
             self.file.close()
             self._disk.sync()
             self._disk.check()

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
+import audit
 from audit.cli import cli
 from conftest import Run
 
@@ -42,11 +44,23 @@ def test_readme_shows_what_an_ascent_prints(run_audit: Run) -> None:
 def test_findings_example_runs(run_audit: Run, tmp_path: Path) -> None:
     run_audit("data", "mnist", check=True)
     run_audit("scan", "mnist.h5", "--eps", "0.1", check=True)
-    example = _block("docs/findings.md", "python", "h5py.File")
+    example = _block("docs/findings.md", "python", "towards_b")
     command = [sys.executable, "-c", example]
     out = subprocess.check_output(command, cwd=tmp_path, text=True).splitlines()
     assert out[0] == "12 of 10000 at eps 0.1"
     assert re.fullmatch(r"sample \d+: \d or \d\?", out[1])
+
+
+def test_digests_are_computed_as_documented(mnist_h5: Path, tmp_path: Path) -> None:
+    audit.scan(mnist_h5, eps=0.1, keep_all=True, out=tmp_path / "mnist.findings.h5")
+    example = _block("docs/findings.md", "python", "hashlib")
+    command = [sys.executable, "-c", example]
+    out = subprocess.check_output(command, cwd=tmp_path, text=True)
+    assert out == "21 objects as they were written\n"
+    with h5py.File(tmp_path / "mnist.findings.h5", "r+") as file:
+        file["flagged/margin"][3] += 1e-16
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("AssertionError: /flagged/margin\n")
 
 
 def test_ascent_example_runs(run_audit: Run, tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""SHA-256s of a result file: of each array's values, and of everything else.
+
+`docs/findings.md` says how they are computed, and shows it in plain h5py. They tell a damaged file,
+not a forged one: whoever changes a file on purpose can compute them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from audit import hdf5
+from audit.errors import FindingsError
+
+NAME = "sha256"  # of the attribute, of each array and of `/`
+SLICE_BYTES = 16 * 2**20
+
+
+class Checked(NamedTuple):
+    """What became of the digests of a file.
+
+    Attributes:
+        arrays: How many were read.
+        bytes: Of their values.
+        problems: What differs, a line each; empty: nothing does.
+    """
+
+    arrays: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def seal(file: h5py.File) -> None:
+    """Write the digests of all that is in an open file."""
+    objects = _objects(file)
+    for node in objects.values():
+        if isinstance(node, h5py.Dataset):
+            node.attrs[NAME] = _of_values(node)
+    file.attrs[NAME] = _of_everything(objects)
+
+
+def recorded(file: h5py.File) -> bool:
+    """Whether there are any: older versions wrote none."""
+    nodes = _objects(file).values()
+    return any(hdf5.text_attribute(node, NAME) is not None for node in nodes)
+
+
+def check(file: h5py.File) -> Checked:
+    """Compute all digests anew; one array's damage doesn't keep the others from being looked at.
+
+    Raises:
+        hdf5.FOREIGN: The objects can't be listed.
+    """
+    objects = _objects(file)
+    arrays = {path: node for path, node in objects.items() if isinstance(node, h5py.Dataset)}
+    problems = [problem for each in arrays.items() if (problem := _problem(*each))]
+    if _of_everything(objects) != hdf5.text_attribute(file, NAME):
+        problems.append("/: a name, shape, dtype or attribute differs from the file's SHA-256")
+    return Checked(len(arrays), sum(node.nbytes for node in arrays.values()), tuple(problems))
+
+
+def _objects(file: h5py.File) -> dict[str, Any]:
+    """Every group and dataset by path.
+
+    Raises:
+        ValueError: A link that no file of ours has.
+    """
+    found: dict[str, Any] = {"/": file}
+    seen, waiting = {_address(file)}, [("", file)]
+    while waiting:
+        above, group = waiting.pop()
+        for name in group:
+            path = f"{above}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path} is a link")
+            node = found[path] = group[name]
+            if _address(node) in seen:
+                raise ValueError(f"{path} is there under two names")
+            seen.add(_address(node))
+            if isinstance(node, h5py.Group):
+                waiting.append((path, node))
+    return found
+
+
+def _address(node: Any) -> int:
+    return int(h5py.h5o.get_info(node.id).addr)
+
+
+def _problem(path: str, dataset: h5py.Dataset) -> str | None:
+    try:
+        with hdf5.damage_as(FindingsError, path):
+            problem = (
+                hdf5.outside_source(dataset)
+                or hdf5.missing_storage(dataset)
+                or hdf5.oversized_chunk(dataset)
+            )
+            if problem:
+                return f"{path} {problem}"
+            if _of_values(dataset) == hdf5.text_attribute(dataset, NAME):
+                return None
+    except FindingsError as exc:
+        return str(exc)
+    return f"{path}: its values differ from its SHA-256"
+
+
+def _of_values(dataset: h5py.Dataset) -> str:
+    """SHA-256 of the values, in hex."""
+    digest = hashlib.sha256()
+    row = dataset.nbytes // max(1, len(dataset))
+    if row > hdf5.MAX_CHUNK_BYTES:
+        raise ValueError(f"rows of {row} bytes; at most {hdf5.MAX_CHUNK_BYTES} are read at once")
+    rows = max(1, SLICE_BYTES // max(1, row))
+    for start in range(0, len(dataset), rows):
+        digest.update(_bytes(dataset[start : start + rows]))
+    return digest.hexdigest()
+
+
+def _of_everything(objects: dict[str, Any]) -> str:
+    """SHA-256 of all objects and attributes, in hex; of the values, by their digests."""
+    digest = hashlib.sha256()
+    for path in sorted(objects):
+        node = objects[path]
+        digest.update(_line(path, *_kind(node)))
+        for name in sorted(node.attrs):
+            if (path, name) != ("/", NAME):
+                dtype = node.attrs.get_id(name).dtype
+                value = np.asarray(node.attrs[name], dtype)
+                digest.update(_line(path, name, dtype.str, value.shape, _bytes(value).hex()))
+    return digest.hexdigest()
+
+
+def _kind(node: Any) -> tuple[Any, ...]:
+    if isinstance(node, h5py.Dataset):
+        return "dataset", node.dtype.str, node.shape, h5py.check_enum_dtype(node.dtype)
+    return ("group",)
+
+
+def _line(*values: Any) -> bytes:
+    return json.dumps(values).encode() + b"\n"
+
+
+def _bytes(values: NDArray[Any]) -> bytes:
+    """In C order and little endian; texts with a zero byte between them."""
+    if values.dtype.kind == "O":
+        return b"\0".join(str.encode(each, "utf-8", "surrogateescape") for each in values.flat)
+    return values.astype(values.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
