@@ -22,4 +22,7 @@ from audit.history import history as history
 from audit.log import log as log
 from audit.report import report as report
 from audit.scan import scan as scan
+from audit.verify import Verification as Verification
+from audit.verify import Verified as Verified
+from audit.verify import verify as verify
 from audit.view import view as view

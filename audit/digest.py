@@ -25,13 +25,11 @@ class Checked(NamedTuple):
     """What became of the digests of a file.
 
     Attributes:
-        arrays: How many were read.
-        bytes: Of their values.
+        arrays: How many there are.
         problems: What differs, a line each; empty: nothing does.
     """
 
     arrays: int
-    bytes: int
     problems: tuple[str, ...]
 
 
@@ -44,24 +42,23 @@ def seal(file: h5py.File) -> None:
     file.attrs[NAME] = _of_everything(objects)
 
 
-def recorded(file: h5py.File) -> bool:
-    """Whether there are any: older versions wrote none."""
-    nodes = _objects(file).values()
-    return any(hdf5.text_attribute(node, NAME) is not None for node in nodes)
-
-
-def check(file: h5py.File) -> Checked:
+def check(file: h5py.File) -> Checked | None:
     """Compute all digests anew; one array's damage doesn't keep the others from being looked at.
+
+    Returns:
+        What became of them; None: there are none, as in files of older versions.
 
     Raises:
         hdf5.FOREIGN: The objects can't be listed.
     """
     objects = _objects(file)
+    if not any(NAME in node.attrs for node in objects.values()):
+        return None
     arrays = {path: node for path, node in objects.items() if isinstance(node, h5py.Dataset)}
     problems = [problem for each in arrays.items() if (problem := _problem(*each))]
     if _of_everything(objects) != hdf5.text_attribute(file, NAME):
         problems.append("/: a name, shape, dtype or attribute differs from the file's SHA-256")
-    return Checked(len(arrays), sum(node.nbytes for node in arrays.values()), tuple(problems))
+    return Checked(len(arrays), tuple(problems))
 
 
 def _objects(file: h5py.File) -> dict[str, Any]:

@@ -269,6 +269,38 @@ class LogOptions:
         return self.experiment is None and self.run is None and self.uri is None
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What findings are compared with, and how much of them.
+
+    Attributes:
+        dataset: What was scanned; None: nothing is computed anew.
+        bundle: What was scanned with; None: the one that the findings name.
+        samples: Near ties, and other samples, that are computed anew, at most.
+        all: Every one of both.
+        seed: Of the choice.
+        allow_external: Follow links and storage that lead out of the dataset.
+        trust: Load the bundle's TorchScript module even if nobody vouches for it.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    dataset: str | None = None
+    bundle: str | None = None
+    samples: int = 64
+    all: bool = False
+    seed: int = 0
+    allow_external: bool = False
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        if not (_is_count(self.samples) and 1 <= self.samples < MAX_POSITIONS):
+            raise OptionError(f"--samples {self.samples}: expected 1 or more")
+        if not (_is_count(self.seed) and 0 <= self.seed < MAX_POSITIONS):
+            raise OptionError(f"--seed {self.seed}: expected 0 or more")
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 

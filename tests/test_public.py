@@ -30,6 +30,7 @@ COMMANDS = {
     "report",
     "scan",
     "trust",
+    "verify",
     "view",
 }
 SCAN = (
@@ -61,6 +62,7 @@ def test_exported_names() -> None:
         "log",
         "report",
         "scan",
+        "verify",
         "view",
     }
     assert exported - verbs == {
@@ -71,6 +73,8 @@ def test_exported_names() -> None:
         "Findings",
         "GateResult",
         "History",
+        "Verification",
+        "Verified",
     }
     assert all(callable(getattr(audit, name)) for name in exported)
 

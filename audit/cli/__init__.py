@@ -25,6 +25,7 @@ try:
     from audit.cli.report import report
     from audit.cli.scan import scan
     from audit.cli.trust import trust
+    from audit.cli.verify import verify
     from audit.cli.view import view
     from audit.errors import AuditError
 except KeyboardInterrupt:  # before there is a `main` to catch it
@@ -67,6 +68,7 @@ for command in (
     log,
     info,
     trust,
+    verify,
     config,
     data,
 ):
