@@ -85,12 +85,13 @@ def _label_problems(findings: Findings, classes: int) -> Iterator[str]:
 
 
 def _rows(findings: Findings) -> Iterator[str]:
-    z_a, z_b = findings.logits.T
-    margin, (a, b) = findings.margin, findings.classes.T
+    (z_a, z_b), margin, (a, b) = findings.logits.T, findings.margin, findings.classes.T
+    with np.errstate(invalid="ignore"):
+        difference = z_a - z_b
     least = -np.inf if findings.min_logit is None else findings.min_logit
     for wrong, problem in (
         (~np.isfinite(findings.logits).all(axis=1), "a logit isn't finite"),
-        (margin != z_a - z_b, "the margin isn't the difference of the logits"),
+        (margin != difference, "the margin isn't the difference of the logits"),
         (~((margin >= 0) & (margin < findings.eps)), f"the margin isn't below ε = {findings.eps}"),
         (~(z_a > least), f"the largest logit isn't above min_logit = {least}"),
         ((margin == 0) & (a > b), "of equal logits the higher class number comes first"),

@@ -107,6 +107,8 @@ def _problem(path: str, dataset: h5py.Dataset) -> str | None:
 
 def _of_values(dataset: h5py.Dataset) -> str:
     """SHA-256 of the values, in hex."""
+    if dataset.dtype.kind not in "biuf":
+        raise ValueError(f"values of {dataset.dtype}")
     digest = hashlib.sha256()
     row = dataset.nbytes // max(1, len(dataset))
     if row > hdf5.MAX_CHUNK_BYTES:

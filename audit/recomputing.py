@@ -212,7 +212,7 @@ class _Anew:
             # What the difference may have lost, of the size of both.
             lost = ROUNDING * float(np.linalg.norm(flat, order, axis=1).sum())
             if length > lost and not _is_quotient(stored, margin, rounding, length, lost):
-                yield f"its distance_{norm} is {margin / length:.6g}, not {stored:.6g}"
+                yield f"its distance_{norm} is {margin / length:.12g}, not {stored:.12g}"
 
 
 def _input_problems(stored: NDArray[Any], raw: NDArray[Any]) -> Iterator[str]:
