@@ -1,14 +1,16 @@
 """The bundle: a directory with `manifest.json`, `model.onnx`, `model.ts`, and what is optional.
 
-A bundle may come from a stranger. Only files of known names are read; their bytes are compared
-with the manifest's SHA-256 and handed on as they were compared, so nothing can change in between.
-What can run code when it is loaded is handed on only where somebody vouches for the bundle.
+A bundle may come from a stranger. Only regular files of known names are opened, never what a link
+leads to; their bytes are compared with the manifest's SHA-256 and handed on as they were compared,
+so nothing can change in between. What can run code when it is loaded is handed on only where
+somebody vouches for the bundle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from audit.manifest import Parity as Parity
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "shipped"
 SHIPPED_NAMES = tuple(trusting.SHIPPED_SHA256)
-MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 2**24
+MAX_FILE_BYTES = 2**32  # protobuf allows an ONNX file half of that, and the others hold the same
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,8 @@ class Bundle:
         record = self.manifest.files.get(name)
         if record is None:
             raise BundleError(f"{self.path}: the manifest lists no {name}; export the model again")
-        data = _read_regular_file(self.path / name, limit=record.size)
-        if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
+        data = _read_regular_file(self.path / name, min(record.size, MAX_FILE_BYTES))
+        if data is None or record != _record_of(data):
             raise BundleError(
                 f"{self.path / name}: not the file that was exported (its SHA-256 or size differs "
                 "from the manifest); export the model again"
@@ -145,24 +148,50 @@ def load_bundle(path: str | os.PathLike[str], *, trust: bool = False) -> Bundle:
             f"{path}: no such bundle; expected a directory made by 'audit export', or one of "
             f"{', '.join(SHIPPED_NAMES)}"
         )
-    text = _read_regular_file(directory / MANIFEST, limit=MAX_MANIFEST_BYTES)
+    text = _read_regular_file(directory / MANIFEST, MAX_MANIFEST_BYTES)
+    if text is None:
+        raise BundleError(
+            f"{directory / MANIFEST}: larger than {MAX_MANIFEST_BYTES:,} bytes; export the model "
+            "again"
+        )
     try:
         manifest = manifest_from_json(text)
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{directory / MANIFEST}: {exc}; export the model again") from exc
     for name in manifest.files:
-        if not os.path.isfile(directory / name):
-            raise BundleError(f"{directory / name}: missing; export the model again")
+        _check_regular(directory / name)
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest(), trust)
 
 
-def _read_regular_file(path: Path, limit: int) -> bytes:
-    """The file's bytes; of one larger than `limit`, which is a wrong one, a byte too many."""
-    if not os.path.isfile(path):
-        raise BundleError(f"{path}: missing; expected a bundle made by 'audit export'")
+def _record_of(data: bytes) -> FileRecord:
+    return FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def _read_regular_file(path: Path, limit: int) -> bytes | None:
+    """The file's bytes; None of one larger than `limit`, which is a wrong one."""
+    _check_regular(path)
     try:
-        with path.open("rb") as file:
-            # The limit may be a stranger's claim, and read() allocates what it is asked for.
-            return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+        # What it is may have changed since: a link isn't followed, a pipe not waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+                return None
+            return file.read(found.st_size)
     except OSError as exc:
         raise BundleError(f"{path}: can't be read ({exc.strerror})") from exc
+
+
+def _check_regular(path: Path) -> None:
+    """Raises BundleError where there is no file, or a link, a pipe, a device."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        mode = 0
+    if stat.S_ISLNK(mode):
+        raise BundleError(
+            f"{path}: a symbolic link, which a bundle from elsewhere may not have; copy the bundle "
+            "with 'cp -rL'"
+        )
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{path}: missing; expected a bundle made by 'audit export'")

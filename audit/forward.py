@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.errors import BundleError, DeviceError, InstallationError
+from audit.onnx_check import check_onnx
 
 INPUT, OUTPUT = "raw", "logits"
 PROVIDERS = {
@@ -23,6 +24,11 @@ PROVIDERS = {
 # instead of timed, which every new batch size would start anew.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 FATAL_ONLY = 4  # what ONNX Runtime would log is raised as an error as well
+# A few bytes can describe tensors of any size. Those that are computed from constants alone ONNX
+# Runtime would compute while it loads, and those of a batch are held to a share of the memory.
+FOLDED_BYTES = 2**24
+FOLDED_OF_MODEL = 4  # int8 weights become float32
+SHARE_OF_MEMORY = 0.75
 
 
 def import_onnxruntime() -> Any:
@@ -80,10 +86,12 @@ class Forward:
             source: Where the model came from, for messages.
 
         Raises:
-            BundleError: It isn't a model that ONNX Runtime can run, or has another interface.
+            BundleError: It isn't a model that ONNX Runtime can run, it has another interface, or
+                it is refused: see `audit.onnx_check`.
             DeviceError: The device can't be had.
             InstallationError: ONNX Runtime isn't installed, or twice.
         """
+        check_onnx(model, source)
         onnxruntime = import_onnxruntime()
         provider = PROVIDERS[device]
         if device != "cpu":
@@ -98,6 +106,13 @@ class Forward:
         options.log_severity_level = FATAL_ONLY
         # Threads that spin while torch computes in the same process halve the speed of both.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # By itself it takes for its own format, which isn't checked, what looks like it.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry(
+            "optimization.constant_folding_max_output_size_in_bytes",
+            str(FOLDED_BYTES + FOLDED_OF_MODEL * len(model)),
+        )
+        _bound_memory(onnxruntime, options)
         try:
             self.session = onnxruntime.InferenceSession(
                 model, options, providers=_providers(device)
@@ -105,7 +120,7 @@ class Forward:
         except Exception as exc:
             if device != "cpu":
                 raise DeviceError(f"--device {device}: {exc}") from exc
-            raise BundleError(f"{source}: ONNX Runtime can't run it: {exc}") from exc
+            raise BundleError(f"{source}: ONNX Runtime can't run it: {_line(exc)}") from exc
         if self.session.get_providers()[0] != provider:
             raise DeviceError(
                 f"--device {device}: ONNX Runtime couldn't load {provider} and would run on "
@@ -137,7 +152,26 @@ class Forward:
         try:
             yield
         except Exception as exc:
-            raise BundleError(f"{self._source}: ONNX Runtime failed: {exc}") from exc
+            raise BundleError(f"{self._source}: ONNX Runtime failed: {_line(exc)}") from exc
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
+
+
+def _bound_memory(onnxruntime: Any, options: Any) -> None:
+    """Let the next session take its tensors from an allocator that has a limit, on the CPU."""
+    memory = int(SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        ),
+        onnxruntime.OrtArenaCfg({"max_mem": memory}),
+    )
+    options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def _providers(device: str) -> list[Any]:

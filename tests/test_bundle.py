@@ -361,7 +361,8 @@ def test_missing_file(file: str, instead: str, copied: Path) -> None:
         (copied / file).mkdir()
     elif instead == "dangling link":
         (copied / file).symlink_to("absent")
-    assert refusal(copied).startswith(f"{copied / file}: missing; ")
+    expected = "a symbolic link, " if instead == "dangling link" else "missing; "
+    assert refusal(copied).startswith(f"{copied / file}: {expected}")
 
 
 def test_file_that_went_after_loading(copied: Path) -> None:
