@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 import audit
 from audit.bundle import MANIFEST, ONNX, PT2, TORCHSCRIPT, Bundle, load_bundle
-from audit.bundle_writer import write_bundle
 from audit.cli import main
 from audit.errors import BundleError, OptionError, OutputError, ParityError
 from audit.folding import RawGraphs
@@ -247,29 +246,6 @@ def test_a_damaged_bundle_behind_a_link_is_replaced(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [link, real]
     assert link.is_symlink()
     assert load_bundle(link).manifest.classes == ("0", "1", "2")
-
-
-@pytest.mark.parametrize("after", [1, 2])
-def test_ctrl_c_between_the_renames(
-    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    write_bundle(out, {MANIFEST: b"old"})
-    rename, calls = Path.rename, 0
-
-    def interrupted(self: Path, target: Path) -> Path:
-        nonlocal calls
-        calls += 1
-        result = rename(self, target)
-        if calls == after:
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_bundle(out, {MANIFEST: b"new"})
-    assert (out / MANIFEST).read_bytes() == (b"old" if after == 1 else b"new")
-    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_parity_counts_what_there_is(tmp_path: Path) -> None:
