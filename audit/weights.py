@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 SHOWN_NAMES = 3
+ZIP = b"PK\x03\x04"  # by which torch.load tells its two formats apart
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -58,6 +60,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as exc:
             raise ModelError(f"{path}: not a safetensors file: {exc}") from exc
+    _check_archive(path)
     try:
         with warnings.catch_warnings():  # of pickles that torch didn't write; they are refused
             warnings.simplefilter("ignore")
@@ -70,6 +73,29 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except Exception as exc:  # of damaged bytes torch's reader raises nearly anything
         raise ModelError(f"{path}: not a file of weights that torch can read") from exc
     return _state_dict(path, document)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip file whose records claim, or inflate to, more than the file has.
+
+    torch stores records as they are, and its reader finds the list of records where Python's does:
+    by the file's last bytes, where no comment follows them.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(ZIP)) != ZIP:
+                return  # torch's older format, which isn't compressed
+        with zipfile.ZipFile(path) as archive:
+            records, comment = archive.infolist(), archive.comment
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as exc:
+        raise ModelError(f"{path}: not a file of weights that torch can read") from exc
+    stored = all(each.compress_type == zipfile.ZIP_STORED for each in records)
+    claimed = sum(max(each.file_size, each.compress_size) for each in records)
+    if comment or not stored or claimed > path.stat().st_size:
+        raise ModelError(
+            f"{path}: not written by torch.save: its records are compressed, or claim more bytes "
+            "than the file has; save the weights again, as safetensors for one"
+        )
 
 
 def _state_dict(path: Path, document: Any) -> Mapping[str, Tensor]:

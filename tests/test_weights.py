@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -190,6 +191,133 @@ def test_refused(row: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert message in str(caught.value)
     torch.testing.assert_close(model.state_dict(), network(0).state_dict(), rtol=0, atol=0)
+
+
+MEBIBYTE = 2**20
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], bytes], method: int) -> None:
+    """The archive with other records."""
+    GOOD["plain.pt"](path.with_suffix(".good"))
+    with (
+        zipfile.ZipFile(path.with_suffix(".good")) as source,
+        zipfile.ZipFile(path, "w", method) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, change(entry.filename, source.read(entry)))
+
+
+def inflating(path: Path) -> None:
+    """A record of 256 MiB in less than one."""
+    rewritten(
+        path,
+        lambda name, data: bytes(2**28) if name.endswith("data/0") else data,
+        zipfile.ZIP_DEFLATED,
+    )
+    assert path.stat().st_size < MEBIBYTE
+
+
+def patched(path: Path, entry: bytes, offset: int, value: bytes) -> None:
+    """Other bytes in the last record of this kind."""
+    GOOD["plain.pt"](path)
+    data = bytearray(path.read_bytes())
+    place = data.rindex(entry) + offset
+    data[place : place + len(value)] = value
+    path.write_bytes(data)
+
+
+def overlapping(path: Path) -> None:
+    """Every record of the list is the largest one."""
+    GOOD["plain.pt"](path)
+    with zipfile.ZipFile(path) as archive:
+        offset, directory = archive.infolist()[0].header_offset, archive.start_dir
+    data = bytearray(path.read_bytes())
+    size = (directory - offset).to_bytes(4, "little")
+    place = directory
+    while data[place : place + 4] == b"PK\1\2":
+        data[place + 20 : place + 28] = size * 2
+        lengths = (data[place + at : place + at + 2] for at in (28, 30, 32))
+        place += 46 + sum(int.from_bytes(each, "little") for each in lengths)
+    path.write_bytes(data)
+
+
+def commented(path: Path) -> None:
+    GOOD["plain.pt"](path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"another list of records"
+
+
+BOMBS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "inflating": (inflating, "its records are compressed, or claim more bytes than the file has"),
+    "claimed size": (
+        lambda path: patched(path, b"PK\1\2", 20, b"\xf0\xff\xff\x7f" * 2),
+        "its records are compressed, or claim more bytes than the file has",
+    ),
+    "overlapping": (overlapping, "its records are compressed, or claim more bytes than the file"),
+    "commented": (commented, "its records are compressed, or claim more bytes than the file has"),
+    "not a list": (
+        lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+        "not a file of weights that torch can read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_archives_that_claim_more_than_they_have(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, (write, message) = tmp_path / "w.pt", BOMBS[name]
+    write(path)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch was asked"))
+    with pytest.raises(ModelError) as caught:
+        load_weights(network(0), path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def claiming(path: Path, change: Callable[[str], str]) -> None:
+    """A safetensors file with another header."""
+    save_file(prefixed(""), path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = change(data[8 : 8 + size].decode()).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+
+
+def entry(path: Path, **changes: Any) -> None:
+    def change(text: str) -> str:
+        document = json.loads(text)
+        document["0.weight"].update(changes)
+        return json.dumps(document)
+
+    claiming(path, change)
+
+
+SAFETENSORS: dict[str, Callable[[Path], Any]] = {
+    "header of an exabyte": lambda path: path.write_bytes((2**60).to_bytes(8, "little") + b"{}"),
+    "header of 99 MB that isn't there": lambda path: path.write_bytes(
+        (99_000_000).to_bytes(8, "little") + b"{}"
+    ),
+    "header of 101 MB": lambda path: claiming(path, lambda text: text + " " * 101_000_000),
+    "deep header": lambda path: claiming(path, lambda text: '{"a":' * 100_000),
+    "not JSON": lambda path: claiming(path, lambda text: text.replace("}", "")),
+    "claimed shape": lambda path: entry(path, shape=[2**31, 2**31]),
+    "overflowing shape": lambda path: entry(path, shape=[2**63, 2**63]),
+    "beyond the end": lambda path: entry(path, data_offsets=[0, 2**40], shape=[2**38]),
+    "overlapping": lambda path: entry(path, data_offsets=[0, 32], shape=[8]),
+    "backwards": lambda path: entry(path, data_offsets=[48, 0]),
+    "negative": lambda path: entry(path, data_offsets=[-48, 0]),
+    "unknown dtype": lambda path: entry(path, dtype="object"),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_headers_that_claim_what_isnt_there(name: str, tmp_path: Path) -> None:
+    """The library checks: here that it does, and that its error becomes ours."""
+    path = tmp_path / "w.safetensors"
+    SAFETENSORS[name](path)
+    with pytest.raises(ModelError, match="not a safetensors file: "):
+        load_weights(network(0), path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
