@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,8 @@ class Forward:
             "optimization.constant_folding_max_output_size_in_bytes",
             str(FOLDED_BYTES + FOLDED_OF_MODEL * len(model)),
         )
-        _bound_memory(onnxruntime, options)
+        if device == "cpu":
+            _bound_memory(onnxruntime, options)
         try:
             self.session = onnxruntime.InferenceSession(
                 model, options, providers=_providers(device)
@@ -160,17 +161,19 @@ def _line(exc: Exception) -> str:
 
 
 def _bound_memory(onnxruntime: Any, options: Any) -> None:
-    """Let the next session take its tensors from an allocator that has a limit, on the CPU."""
+    """Let the next session take its tensors from an allocator of its own that has a limit."""
     memory = int(SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    onnxruntime.create_and_register_allocator(
-        onnxruntime.OrtMemoryInfo(
-            "Cpu",
-            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
-            0,
-            onnxruntime.OrtMemType.DEFAULT,
-        ),
-        onnxruntime.OrtArenaCfg({"max_mem": memory}),
-    )
+    # ONNX Runtime 1.20 refuses a second allocator, and sessions then share the first.
+    with suppress(RuntimeError):
+        onnxruntime.create_and_register_allocator(
+            onnxruntime.OrtMemoryInfo(
+                "Cpu",
+                onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+                0,
+                onnxruntime.OrtMemType.DEFAULT,
+            ),
+            onnxruntime.OrtArenaCfg({"max_mem": memory}),
+        )
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
