@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from audit.guard import Guard
 from audit.options import ScanOptions
-from audit.preprocess import Preprocess
 
 # Top-2 logits this close, relative to their size, are equal: a matrix product sums the columns of
 # two equal rows in different orders, so that the last bits of equal logits differ, and differ
@@ -60,12 +59,12 @@ class Decided:
 
 
 class CanonicalLogits(Protocol):
-    """What decides: the TorchScript module of a bundle, or a network in training."""
+    """What decides: a bundle's TorchScript module or ONNX graph, or a network in training."""
 
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits (N, C) of input-space samples (N, *input_shape)."""
+    def logits(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Logits (N, C) of N samples, as `to_input` gave them."""
 
-    def logits_alone(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def logits_alone(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """As `logits`, each sample by itself."""
 
 
@@ -92,7 +91,7 @@ class GuardBroken(Exception):
 
 def decide(
     canonical: Callable[[], CanonicalLogits],
-    preprocess: Preprocess,
+    to_input: Callable[[NDArray[Any]], NDArray[Any]],
     guard: Guard,
     options: ScanOptions,
     kept: Kept,
@@ -101,7 +100,7 @@ def decide(
 
     Args:
         canonical: Gives the canonical path; not called where nothing was kept.
-        preprocess: From raw samples to input space.
+        to_input: From raw samples to what the canonical path takes.
         guard: The guard that the samples were proposed with.
         options: ε and min_logit.
         kept: What the fast pass kept.
@@ -115,7 +114,7 @@ def decide(
     worst = 0.0
     for start in range(0, len(kept.index), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        x = preprocess.to_input_space(kept.raw[rows])
+        x = to_input(kept.raw[rows])
         logits = canonical().logits(x)
         worst = max(worst, float(guard.disagreement(kept.fast[rows], logits).max()))
         if worst > guard.value:

@@ -80,6 +80,7 @@ class Line:
         threads: That read and compute.
         options: The scan's options.
         progress: Called with the number of samples that passed the fast pass.
+        by_graph: The ONNX graph decides, not the TorchScript module.
     """
 
     dataset: Dataset
@@ -90,6 +91,7 @@ class Line:
     threads: int
     options: ScanOptions
     progress: Callable[[int], None]
+    by_graph: bool = False
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def identity_of(dataset: Dataset, bundle: Bundle, options: ScanOptions) -> dict[
         "--labels": dataset.labels_name,
         "bundle": bundle.manifest_sha256,
         **given,
+        "trusted": bundle.trusted,
         "schema": SCHEMA,
         **versions,
     }

@@ -95,6 +95,7 @@ class _Scan:
             keep_all=options.keep_all,
             no_gradients=options.no_gradients,
         )
+        self._by_graph = options.no_gradients and not bundle.trusted
         record = interrupted_scan(partial, dataset, bundle, options)
         self._canonical = self._in_background()
         self._sealed: set[int] = set()
@@ -118,10 +119,11 @@ class _Scan:
         """The canonical path, made while the fast pass runs: importing torch takes a second."""
 
         def load() -> Canonical:
+            model = self._bundle.read(TORCHSCRIPT)
             from audit.gradients import Canonical
 
             return Canonical(
-                self._bundle.read(TORCHSCRIPT),
+                model,
                 device=self._options.device,
                 threads=self._threads,
                 source=str(self._bundle.path / TORCHSCRIPT),
@@ -163,6 +165,7 @@ class _Scan:
             threads=self._lanes,
             options=self._options,
             progress=self._advance,
+            by_graph=self._by_graph,
         )
         for number, segment in enumerate(self._segments):
             if number in self._sealed:
@@ -230,6 +233,8 @@ class _Scan:
     def _describe(self, tally: Tally) -> dict[str, Any]:
         """How the scan was done, for the findings' attribute `engine`."""
         single = self._levels[-1]
+        # A graph can't be checked by itself.
+        checked = [*tally.checked[:-1], 0 if self._by_graph else tally.checked[-1]]
         return {
             "device": self._options.device,
             "precision": self._levels[0].precision,
@@ -242,19 +247,19 @@ class _Scan:
             "guard_at_export": self._bundle.guard.value,
             "max_disagreement": tally.disagreement,
             "rescans": self._rescans,
-            "checked": tally.checked[-1],
-            "miss_rate_bound": _rule_of_three(tally.checked[-1]),
+            "checked": checked[-1],
+            "miss_rate_bound": _rule_of_three(checked[-1]),
+            "decided_by": "onnx" if self._by_graph else "torchscript",
+            "undecided": tally.undecided,
             "levels": [
                 {
                     "precision": level.precision,
                     "guard": level.guard.value,
                     "passed_on": passed,
-                    "checked": checked,
-                    "miss_rate_bound": _rule_of_three(checked),
+                    "checked": count,
+                    "miss_rate_bound": _rule_of_three(count),
                 }
-                for level, passed, checked in zip(
-                    self._levels, tally.passed_on, tally.checked, strict=True
-                )
+                for level, passed, count in zip(self._levels, tally.passed_on, checked, strict=True)
             ],
             "versions": {name: version(name) for name in ("torch", "numpy", "h5py")}
             | single.forward.version,

@@ -1,14 +1,16 @@
 """One segment, from stored samples to findings: the fast pass proposes, decide, explain.
 
-What is flagged, and with which classes, the canonical evaluation decides. It comes after the fast
-pass of the whole segment, unless too much is kept: torch and ONNX Runtime slow each other down.
+What is flagged, and with which classes, the canonical evaluation decides; or, without gradients and
+where nobody vouches for the bundle's TorchScript, the ONNX graph, as far as it can. It comes after
+the fast pass of the whole segment, unless too much is kept: torch and ONNX Runtime slow each other
+down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from audit.crc32 import combined
 from audit.decide import Decided, Kept, decide
 from audit.fast_pass import Line, Passed, Segment, fast_pass
 from audit.found import Found, count_labels
+from audit.graph_logits import GraphLogits, undecided
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
@@ -36,13 +39,14 @@ class SegmentFindings(Found):
 
     `passed_on` and `checked` are the samples that each level of the cascade proposed, and those
     that went on though it hadn't; `disagreement` is the fast pass's, at worst; `crc32` that of the
-    samples as stored.
+    samples as stored. `undecided` samples may be wrong, where the ONNX graph alone decided.
     """
 
     passed_on: tuple[int, ...]
     checked: tuple[int, ...]
     disagreement: float
     crc32: int
+    undecided: int
 
 
 class Tally:
@@ -54,6 +58,7 @@ class Tally:
         passed_on: Samples that each level of the cascade proposed.
         checked: Those that went on though it hadn't.
         crc32: Of the samples as stored.
+        undecided: Samples that may be wrong, where the ONNX graph alone decided.
     """
 
     def __init__(self, levels: int, sample_bytes: int) -> None:
@@ -64,28 +69,23 @@ class Tally:
         self.passed_on = [0] * levels
         self.checked = [0] * levels
         self.crc32 = 0
+        self.undecided = 0
 
     def add(self, part: SegmentFindings) -> None:
         """Count in a part of a segment."""
-        self._count(part.scanned, part.disagreement, part.passed_on, part.checked, part.crc32)
+        self._count(part.scanned, part)
 
     def merge(self, other: Tally) -> None:
         """Count in what was counted apart, of the samples that follow."""
-        self._count(other.samples, other.disagreement, other.passed_on, other.checked, other.crc32)
+        self._count(other.samples, other)
 
-    def _count(
-        self,
-        samples: int,
-        disagreement: float,
-        passed_on: Sequence[int],
-        checked: Sequence[int],
-        crc32: int,
-    ) -> None:
+    def _count(self, samples: int, found: SegmentFindings | Tally) -> None:
         self.samples += samples
-        self.disagreement = max(self.disagreement, disagreement)
-        self.passed_on = [a + b for a, b in zip(self.passed_on, passed_on, strict=True)]
-        self.checked = [a + b for a, b in zip(self.checked, checked, strict=True)]
-        self.crc32 = combined(self.crc32, crc32, samples * self._sample_bytes)
+        self.disagreement = max(self.disagreement, found.disagreement)
+        self.passed_on = [a + b for a, b in zip(self.passed_on, found.passed_on, strict=True)]
+        self.checked = [a + b for a, b in zip(self.checked, found.checked, strict=True)]
+        self.crc32 = combined(self.crc32, found.crc32, samples * self._sample_bytes)
+        self.undecided += found.undecided
 
 
 def plan_segments(
@@ -152,8 +152,12 @@ def _settled(
         proposed=np.concatenate([each.kept.proposed for each in blocks]),
     )
     kept_labels = labels[kept.index - start]
-    single = line.levels[-1]
-    decided = decide(canonical, line.manifest.preprocess, single.guard, line.options, kept)
+    single, to_input = line.levels[-1], line.manifest.preprocess.to_input_space
+    if line.by_graph:
+        graph = GraphLogits(single.forward)
+        decided = decide(lambda: graph, _as_stored, single.guard, line.options, kept)
+    else:
+        decided = decide(canonical, to_input, single.guard, line.options, kept)
     explained = _explain(line, canonical, kept, decided)
     right = decided.finite & (decided.classes[:, 0] == kept_labels)
     passed_on, checked = [int(kept.proposed.sum())], [int((~kept.proposed).sum())]
@@ -182,7 +186,13 @@ def _settled(
         checked=tuple(checked),
         disagreement=decided.disagreement,
         crc32=_crc32_of(blocks, line.dataset.sample_bytes),
+        undecided=undecided(decided, single.guard, line.options) if line.by_graph else 0,
     )
+
+
+def _as_stored(raw: NDArray[Any]) -> NDArray[Any]:
+    """The graph's input is the raw sample."""
+    return raw
 
 
 def _crc32_of(blocks: list[Passed], sample_bytes: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from audit import digest
 from audit.errors import FindingsError
 from audit.fast_pass import Segment
 from audit.findings_writer import FindingsLayout, FindingsWriter, FoundWriter
@@ -56,6 +57,7 @@ class SegmentWriter(FoundWriter):
             root["start"], root["stop"] = segment.start, segment.stop
             root["degenerate"], root["correct"] = totals.degenerate, totals.correct
             root["disagreement"], root["crc32"] = tally.disagreement, tally.crc32
+            root["undecided"] = tally.undecided
             summary = self.file.create_group("summary")
             create_array(summary, "pairs", totals.pairs)
             create_array(summary, "labels", totals.label_counts)
@@ -88,6 +90,9 @@ class SegmentFile:
         self._reader = ResultReader(path, FindingsError, WHAT)
         self.totals, self.tally = Totals(classes), empty
         with self._reader.open() as file:
+            checked = digest.check(file)
+            if checked is None or checked.problems:
+                raise self._reader.wrong("was changed since")
             self._read_attributes(file.attrs, segment)
             self._read_summary(file, classes)
 
@@ -113,6 +118,7 @@ class SegmentFile:
             self.totals.correct = int(root["correct"])
             self.tally.disagreement = float(root["disagreement"])
             self.tally.crc32 = int(root["crc32"])
+            self.tally.undecided = int(root["undecided"])
         except (KeyError, TypeError, ValueError) as exc:
             raise self._reader.wrong("attributes are missing") from exc
         if found != (SCHEMA, segment.start, segment.stop):

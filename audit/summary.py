@@ -41,6 +41,8 @@ def summary_from_findings(findings: Findings, seconds: float | None = None) -> d
         "rescans": findings.engine["rescans"],
         "checked": findings.engine["checked"],
         "miss_rate_bound": findings.engine["miss_rate_bound"],
+        "decided_by": findings.engine.get("decided_by", "torchscript"),
+        "undecided": findings.engine.get("undecided", 0),
         "seconds": seconds,
         "findings": str(findings.path),
     }
@@ -101,6 +103,11 @@ def text_from_summary(summary: dict[str, Any]) -> str:
         lines.append(
             f"note      the fast pass was off by more than its guard; scanned again with a guard "
             f"of {summary['guard']:.2g}"
+        )
+    if summary["decided_by"] == "onnx":
+        lines.append(
+            "note      decided by the ONNX graph alone, since nobody vouches for the bundle; "
+            f"samples that its rounding leaves open: {summary['undecided']:,}"
         )
     if summary["closest"]:
         lines += ["closest ties", *_table(summary["closest"])]

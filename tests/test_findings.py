@@ -70,6 +70,7 @@ def segment(rng: np.random.Generator, start: int, flagged: int, scanned: int) ->
         checked=(0,),
         disagreement=0.0,
         crc32=0,
+        undecided=0,
     )
 
 

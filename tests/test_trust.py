@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from audit.bundle_writer import check_target
 from audit.cli import cli
 from audit.errors import BundleError, OptionError, OutputError, TrustStoreError, UntrustedError
 from audit.signature import KEY_VARIABLE, SIGNATURE
+from audit.summary import summary_from_findings, text_from_summary
 from audit.torchscript import profiling_execution
 from audit.trust_store import TrustRecord, TrustStore
 from conftest import Run
@@ -827,3 +829,35 @@ def test_a_signature_that_cannot_be_written(
     with pytest.raises(OutputError, match=r"signature\.json: can't be written"):
         add(stranger)
     assert not store.exists()
+
+
+# Without gradients, and without trust
+
+
+def test_the_graph_alone_finds_what_torchscript_does(
+    stranger: Path, mnist_h5: Path, tmp_path: Path
+) -> None:
+    """All of MNIST: no sample is so near to ε that the graph's rounding matters."""
+    options: dict[str, Any] = {"model": stranger, "eps": 0.1, "no_gradients": True}
+    alone = audit.scan(mnist_h5, out=tmp_path / "alone.h5", **options)
+    vouched = audit.scan(mnist_h5, out=tmp_path / "vouched.h5", trust=True, **options)
+    assert (alone.engine["decided_by"], alone.engine["undecided"]) == ("onnx", 0)
+    assert (alone.engine["checked"], alone.engine["miss_rate_bound"]) == (0, None)
+    assert vouched.engine["decided_by"] == "torchscript"
+    assert alone.index.tolist() == vouched.index.tolist()
+    assert alone.classes.tolist() == vouched.classes.tolist()
+    np.testing.assert_allclose(alone.logits, vouched.logits, rtol=0, atol=alone.engine["guard"])
+
+
+def test_what_the_graph_cannot_decide_is_counted(
+    stranger: Path, mnist_h5: Path, tmp_path: Path
+) -> None:
+    """ε is the margin of a sample, to the last bit."""
+    vouched = audit.scan(mnist_h5, model=stranger, eps=0.1, trust=True, out=tmp_path / "v.h5")
+    eps = float(vouched.margin[0])
+    alone = audit.scan(
+        mnist_h5, model=stranger, eps=eps, no_gradients=True, out=tmp_path / "alone.h5"
+    )
+    assert alone.engine["undecided"] == 1
+    text = text_from_summary(summary_from_findings(alone))
+    assert "samples that its rounding leaves open: 1\n" in text

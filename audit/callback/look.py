@@ -186,7 +186,7 @@ def _settled(
     kept: Kept,
     most: int | None,
 ) -> _Settled:
-    decided = decide(lambda: network, preprocess, GUARD, options, kept)
+    decided = decide(lambda: network, preprocess.to_input_space, GUARD, options, kept)
     flagged = np.flatnonzero(decided.flagged)
     margin = decided.logits[flagged, 0] - decided.logits[flagged, 1]
     if most is not None:
