@@ -33,6 +33,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from audit.bundle import load_bundle
+from audit.trust import trust_bundle
+
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "docs" / "ci.md"
 EXTRA = next(
@@ -256,7 +259,7 @@ class Runner:
 
     def __init__(self, tmp: Path, project: Project, once: Path) -> None:
         self._tmp, self._project, self._once = tmp, project, once
-        self._environment = {"XDG_DATA_HOME": str(tmp / "home")}  # a machine that exported nothing
+        self._environment: dict[str, str] = {}
         self.store = tmp / "store"
         self.store.mkdir()
         self._bin = tmp / "bin"
@@ -274,7 +277,7 @@ class Runner:
         self._runs += 1
         values = {f"inputs.{name}": value for name, value in inputs.items()}
         secrets = Expressions({"secrets.AUDIT_TRUST_KEY": secret})
-        self._environment |= {name: secrets.fill(text) for name, text in job.get("env", {}).items()}
+        self._environment = {name: secrets.fill(text) for name, text in job.get("env", {}).items()}
         night = self.steps(job["steps"], {"inputs.new_baseline": ""} | values, shell)
         record = {"id": self._runs, "branch": branch, "conclusion": night.conclusion}
         (self.store / f"{self._runs}.json").write_text(json.dumps(record))
@@ -506,9 +509,18 @@ def test_github_artifact_that_is_gone(runner: Runner) -> None:
     assert night.codes[BASELINE] == 1
 
 
-def test_action(runner: Runner, project: Project, once: Path) -> None:
+def test_action(
+    runner: Runner,
+    project: Project,
+    once: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As the workflow uses it, but with what is installed here."""
-    export(project, once, AUDIT_TRUST_KEY=TRUST_KEY)
+    export(project, once)
+    monkeypatch.setenv("AUDIT_TRUST_KEY", TRUST_KEY)
+    trust_bundle(load_bundle(project.folder / "bundle"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))  # the runner has exported nothing
     workflow = GITHUB_ACTION.replace(
         "with:\n          dataset:", "with:\n          install: none\n          dataset:"
     )
@@ -593,7 +605,6 @@ def test_action_takes_inputs_as_data(runner: Runner, project: Project, once: Pat
     """Whatever they are, they are names and values, never scripts."""
     steps = document(ACTION)["runs"]["steps"]
     export(project, once)
-    del runner._environment["XDG_DATA_HOME"]  # on the runner itself
     shutil.copy(project.folder / "data/test.h5", project.folder / "-odd $(touch pwned).h5")
     given = {"dataset": "-odd $(touch pwned).h5", "model": "bundle", "eps": "0.1"}
     values = {
@@ -622,18 +633,14 @@ def gates_of(report: Path) -> dict[str, str]:
     return dict(rows)
 
 
-def export(project: Project, once: Path, **environ: str) -> None:
+def export(project: Project, once: Path) -> None:
     (command,) = [
         step["run"]
         for step in document(GITHUB)["jobs"]["near-ties"]["steps"]
         if step.get("name") == "Export"
     ]
     subprocess.run(
-        ["bash", "-ec", command],
-        cwd=project.folder,
-        env=environment(once, **environ),
-        check=True,
-        text=True,
+        ["bash", "-ec", command], cwd=project.folder, env=environment(once), check=True, text=True
     )
 
 
