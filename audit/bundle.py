@@ -116,7 +116,15 @@ class Bundle:
             BundleError: One is missing, or isn't the one that was exported.
         """
         for name in self.manifest.files:
-            self._compared(name)
+            self.check_file(name)
+
+    def check_file(self, name: str) -> None:
+        """Compare a file with the manifest.
+
+        Raises:
+            BundleError: It is missing, or isn't the one that was exported.
+        """
+        self._compared(name)
 
     def _compared(self, name: str) -> bytes:
         record = self.manifest.files.get(name)

@@ -45,6 +45,7 @@ def recomputed(findings: Findings, options: VerifyOptions) -> Iterator[Compared]
         OptionError: There is nothing to compute them from.
         DatasetError: The dataset can't be read.
         BundleError: There is no such bundle.
+        UntrustedError: There is a dataset, and nobody vouches for the bundle.
     """
     if findings.bundle.get("manifest_sha256") is None:
         raise OptionError(
@@ -57,6 +58,7 @@ def recomputed(findings: Findings, options: VerifyOptions) -> Iterator[Compared]
     )
     if options.dataset is None:
         return
+    bundle.require_trust()
     with Dataset(
         options.dataset,
         images=findings.dataset.get("images"),
@@ -75,14 +77,14 @@ def _bundle(findings: Findings, options: VerifyOptions) -> Bundle:
             f"{findings.path}: its bundle {findings.bundle.get('path')!r} isn't there any more, or "
             "was changed; name it with --bundle"
         )
-    return load_bundle(named)
+    return load_bundle(named, trust=options.trust)
 
 
 def _bundle_problems(findings: Findings, bundle: Bundle) -> Iterator[str]:
     recorded = findings.bundle.get("files")
     files = recorded if isinstance(recorded, dict) else {}
     for name, record in bundle.manifest.files.items():
-        bundle.read(name)
+        bundle.check_file(name)
         if files.get(name) != record.sha256:
             yield f"{bundle.path / name}: not the one that was scanned with (SHA-256 differs)"
     if bundle.manifest_sha256 != findings.bundle["manifest_sha256"]:

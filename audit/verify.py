@@ -90,6 +90,7 @@ def verify(
         OptionError: An option is out of range, or isn't for this kind of file.
         FindingsError: There is no such file, it can't be opened, or carries no digests.
         BundleError: There is no such bundle, or it carries no digests.
+        UntrustedError: With a dataset: nobody vouches for the bundle.
         DatasetError: The dataset can't be read.
     """
     options = VerifyOptions(

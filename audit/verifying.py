@@ -23,6 +23,7 @@ from audit.errors import (
     OptionError,
 )
 from audit.findings import load_findings
+from audit.signature import SIGNATURE
 from audit.verify import Verification, Verified
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _of_bundle(path: Path) -> Iterator[Compared]:
     unexpected = (
         f"{bundle.path / name}: not a file of a bundle"
         for name in entries
-        if name not in (MANIFEST, *files)
+        if name not in (MANIFEST, SIGNATURE, *files)
     )
     yield Compared("entries", len(entries), "name", unexpected)
 
@@ -131,7 +132,7 @@ def _of_bundle(path: Path) -> Iterator[Compared]:
 def _changed_files(bundle: Bundle) -> Iterator[str]:
     for name in bundle.manifest.files:
         try:
-            bundle.read(name)
+            bundle.check_file(name)
         except BundleError as exc:
             yield str(exc)
 

@@ -247,6 +247,18 @@ def test_the_command_line_asks_for_trust(stranger: Path, mnist_h5: Path, run_aud
         command(*args, "--trust")
 
 
+def test_verify_computes_nothing_by_a_bundle_that_nobody_vouches_for(
+    stranger: Path, mnist_h5: Path
+) -> None:
+    (stranger / SIGNATURE).write_text("{}")  # which any bundle may have
+    assert audit.verify(stranger).passed
+    audit.scan(mnist_h5, eps=0.1, model=stranger, limit=1100, trust=True)
+    assert audit.verify("mnist.findings.h5", bundle=stranger).passed
+    with pytest.raises(UntrustedError):
+        audit.verify("mnist.findings.h5", dataset=mnist_h5, samples=1)
+    assert audit.verify("mnist.findings.h5", dataset=mnist_h5, samples=1, trust=True).passed
+
+
 def test_findings_name_a_bundle_and_vouch_for_none(stranger: Path, mnist_h5: Path) -> None:
     audit.scan(mnist_h5, eps=0.1, model=stranger, limit=1100, trust=True)
     with pytest.raises(UntrustedError, match="stranger: not trusted on this machine"):
