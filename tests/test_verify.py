@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -546,6 +547,23 @@ def test_json(run_audit: Run, copied: Path) -> None:
             }
         ],
     }
+
+
+def test_digest_of_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read at once, and in whatever byte order it is stored."""
+    values = np.random.default_rng(0).standard_normal((1000, 3))
+    expected = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, dtype in (("little", "<f8"), ("big", ">f8")):
+            file.create_dataset(name, data=values.astype(dtype), chunks=(7, 3))
+        file["none"] = np.empty((0, 3))
+        for at_once in (2**24, 1000, 100, 1):
+            monkeypatch.setattr(digest, "SLICE_BYTES", at_once)
+            digest.seal(file)
+            assert {file[name].attrs["sha256"] for name in ("little", "big")} == {expected}
+            assert file["none"].attrs["sha256"] == hashlib.sha256().hexdigest()
+            found = digest.check(file)
+            assert found == (3, ())
 
 
 def refusals(results: Path, data: Path, folder: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
