@@ -543,7 +543,7 @@ ROWS = [
     ),
     Row(
         "manifest: byte changed in a hash",
-        ("model.onnx", "SHA-256"),
+        ("manifest.json", "changed since it was exported", "SHA-256"),
         bundle(change_hash),
         WITH_BUNDLE,
     ),
