@@ -56,7 +56,7 @@ def check(file: h5py.File) -> Checked | None:
         return None
     arrays = {path: node for path, node in objects.items() if isinstance(node, h5py.Dataset)}
     problems = [problem for each in arrays.items() if (problem := _problem(*each))]
-    if _of_everything(objects) != hdf5.text_attribute(file, NAME):
+    if _of_everything(objects) != _recorded(file):
         problems.append("/: a name, shape, dtype or attribute differs from the file's SHA-256")
     return Checked(len(arrays), tuple(problems))
 
@@ -85,11 +85,28 @@ def _problem(path: str, dataset: h5py.Dataset) -> str | None:
             )
             if problem:
                 return f"{path} {problem}"
-            if _of_values(dataset) == hdf5.text_attribute(dataset, NAME):
+            if _of_values(dataset) == _recorded(dataset):
                 return None
     except FindingsError as exc:
         return str(exc)
     return f"{path}: its values differ from its SHA-256"
+
+
+def _recorded(node: Any) -> Any:
+    return _attribute(node, NAME)[()] if NAME in node.attrs else None
+
+
+def _attribute(node: Any, name: str) -> NDArray[Any]:
+    """Numbers or texts.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    dtype = node.attrs.get_id(name).dtype
+    # Where one bit has made of a text what isn't one, HDF5 2.0 crashes when it is asked for it.
+    if dtype.kind == "O" and h5py.check_string_dtype(dtype) is None:
+        raise ValueError(f"the attribute {name!r} is neither numbers nor text")
+    return np.asarray(node.attrs[name], dtype)
 
 
 def _of_values(dataset: h5py.Dataset) -> str:
@@ -114,9 +131,8 @@ def _of_everything(objects: dict[str, Any]) -> str:
         digest.update(_line(path, *_kind(node)))
         for name in sorted(node.attrs):
             if (path, name) != ("/", NAME):
-                dtype = node.attrs.get_id(name).dtype
-                value = np.asarray(node.attrs[name], dtype)
-                digest.update(_line(path, name, dtype.str, value.shape, _bytes(value).hex()))
+                value = _attribute(node, name)
+                digest.update(_line(path, name, value.dtype.str, value.shape, _bytes(value).hex()))
     return digest.hexdigest()
 
 

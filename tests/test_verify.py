@@ -566,6 +566,16 @@ def test_digest_of_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             assert found == (3, ())
 
 
+def test_a_text_whose_type_is_damaged(copied: Path) -> None:
+    """A bit that makes HDF5 2.0 crash when it reads the attribute."""
+    data = bytearray(copied.read_bytes())
+    at = data.rindex(b"sha256\0\0\x19\x01\x01\0") + 9
+    data[at] ^= 8
+    copied.write_bytes(data)
+    (check,) = audit.verify(copied).checks
+    assert "the attribute 'sha256' is neither numbers nor text" in check.problems[0]
+
+
 def refusals(results: Path, data: Path, folder: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield str(data), {}, "of schema ''; expected findings, ascents, a diff or a bundle"
     yield str(folder), {}, "no manifest.json; expected findings"
