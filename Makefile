@@ -9,10 +9,13 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # What make bench writes, and what make bench-compare reads beside BASE.
 NEW ?= .benchmarks/latest.json
 
+# What make soak-memory scans, and within what: gigabytes and a limit.
+SOAK_MEMORY ?= 50 1GiB
+
 # Where the tutorial's training images are, or are downloaded to.
 MNIST ?= mnist
 
-.PHONY: scan tutorial nightly pictures test lint types bench bench-compare clean
+.PHONY: scan tutorial nightly pictures test soak-memory lint types bench bench-compare clean
 
 scan: $(VENV)/.run mnist.h5
 	$(VENV)/bin/audit scan mnist.h5 --eps 0.1
@@ -37,6 +40,9 @@ mnist-train.h5: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
+
+soak-memory: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python tests/soak_memory.py $(SOAK_MEMORY)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

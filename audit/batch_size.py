@@ -30,7 +30,7 @@ class BatchSize:
 
         Args:
             input_size: Numbers in the network's input.
-            most: Samples of a block, which no batch exceeds.
+            most: Samples that no batch exceeds, such as those of a block.
             given: The user's choice, which ends the search.
         """
         fitting = max(SIZES[0], MAX_BYTES // (4 * input_size))

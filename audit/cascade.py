@@ -27,6 +27,7 @@ SEED = 0
 TRIAL = (64, 512)  # samples that a choice is made by, at least and at most
 SHARE_TRIED = 0.0025  # of all samples: twice that many forward calls
 TRIAL_BATCH = 32
+SHARE_OF_LIMIT = 1 / 16  # of the memory limit, that the trial's samples may take
 SPANS = 4  # places that the trial's samples are read from
 WORTH = 0.95  # of float32's time: less gain than that is noise
 
@@ -103,7 +104,7 @@ def choose_levels(
             raise OptionError(f"--precision int8: {_why_not(bundle, options)}")
         return (single,)
     quantised = _level(bundle, options, Choice("int8", exported), checks["int8"])
-    raw, reach = _few(dataset, samples), options.eps + bundle.guard.value
+    raw, reach = _few(dataset, samples, options.memory_limit), options.eps + bundle.guard.value
     trial = _try(quantised.forward, single.forward, exported, raw, record.raw_range, reach)
     if options.precision == "auto" and not trial.pays:
         return (single,)
@@ -161,9 +162,11 @@ def _drawn(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.int
     return np.sort(rng.choice(samples, min(count, samples), replace=False))
 
 
-def _few(dataset: Dataset, samples: int) -> NDArray[np.generic]:
+def _few(dataset: Dataset, samples: int, limit: int | None) -> NDArray[np.generic]:
     """Samples for the trial, from places all over the dataset."""
     least, most = TRIAL
+    if limit is not None:
+        most = max(SPANS, min(most, int(limit * SHARE_OF_LIMIT) // dataset.sample_bytes))
     each = min(max(int(samples * SHARE_TRIED), least), most, samples) // SPANS or 1
     spread = np.linspace(0, samples - each, SPANS).astype(np.int64)
     raw = np.empty((len(spread) * each, *dataset.sample_shape), dtype=dataset.dtype)

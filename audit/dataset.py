@@ -20,11 +20,12 @@ from audit.bundle import Manifest
 from audit.crc32 import combined, crc32
 from audit.dataset_names import DatasetNames
 from audit.errors import DatasetError, DatasetNotFoundError
+from audit.memory import Memory
 from audit.options import RAW_DTYPES
-from audit.storage import LibraryRows, Rows, rows_of
+from audit.storage import Decoding, LibraryRows, Rows, rows_of
 
 BLOCK_BYTES = 2 * 2**20  # enough to amortise a call, little enough to stay in the cache
-LABELS_AT_ONCE = 4 * 2**20
+LABELS_AT_ONCE = 2**18  # 2 MiB
 MAX_BLOCK_BYTES = 64 * 2**20  # for chunks that are larger than that, alignment is given up
 FINGERPRINT_SAMPLES = 8
 KEPT_BYTES = 2**20  # of a sample that is kept for the fingerprint
@@ -99,6 +100,7 @@ class Dataset:
         self.chunks: tuple[int, ...] | None = self._images.chunks
         self.compression: str | None = self._images.compression
         self._rows = rows_of(self._images)
+        self._most_rows = self.stored  # of a block
         spaced = np.linspace(0, self.stored - 1, FINGERPRINT_SAMPLES).astype(np.int64)
         self._spaced = np.unique(spaced)
         self._seen: dict[int, NDArray[np.generic]] = {}  # of `_spaced`, what has been read
@@ -124,12 +126,28 @@ class Dataset:
         return max(1, int(np.prod(self.sample_shape)) * self.dtype.itemsize)
 
     @property
+    def chunk_rows(self) -> int:
+        """Samples that a block has a multiple of, as they share storage chunks; 1: any number."""
+        rows = self.chunks[0] if self.chunks else 1
+        return 1 if rows * self.sample_bytes > MAX_BLOCK_BYTES else rows
+
+    @property
     def block_rows(self) -> int:
         """Samples read at once: whole storage chunks, about `BLOCK_BYTES`."""
-        aligned = self.chunks[0] if self.chunks else 1
-        if aligned * self.sample_bytes > MAX_BLOCK_BYTES:
-            aligned = 1
+        aligned = self.chunk_rows
         return max(1, BLOCK_BYTES // (self.sample_bytes * aligned)) * aligned
+
+    @property
+    def decoding(self) -> Decoding:
+        """What decoding storage chunks takes, of the samples or of the labels."""
+        of_labels = LibraryRows(self._labels).decoding.bytes if self._labels is not None else 0
+        own = self._rows.decoding
+        return own._replace(bytes=max(own.bytes, of_labels))
+
+    def limit(self, memory: Memory) -> None:
+        """Read in blocks that are smaller from now on, and decode fewer chunks at once."""
+        self._most_rows = memory.block_rows
+        self._rows.limit(memory.decoding)
 
     def check_unchanged(self) -> None:
         """Raise where the file isn't what was opened any more.
@@ -183,7 +201,7 @@ class Dataset:
             stop: Behind the last sample.
             at_least: Samples that a block should have.
         """
-        rows = self.block_rows * -(-at_least // self.block_rows)
+        rows = min(self.block_rows * -(-at_least // self.block_rows), self._most_rows)
         while start < stop:
             end = min((start // rows + 1) * rows, stop)
             yield range(start, end)

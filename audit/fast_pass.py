@@ -26,6 +26,7 @@ from audit.errors import BundleError
 from audit.forward import Forward
 from audit.found import count_margins
 from audit.guard import Guard
+from audit.memory import Memory
 from audit.options import ScanOptions
 from audit_kernels import Kernel, Top2
 
@@ -81,6 +82,7 @@ class Line:
         options: The scan's options.
         progress: Called with the number of samples that passed the fast pass.
         by_graph: The ONNX graph decides, not the TorchScript module.
+        memory: What may be in memory at once; None: what is fastest.
     """
 
     dataset: Dataset
@@ -92,6 +94,7 @@ class Line:
     options: ScanOptions
     progress: Callable[[int], None]
     by_graph: bool = False
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def fast_pass(line: Line, segment: Segment, labels: NDArray[np.int64]) -> Iterat
     )
     blocks = [*line.dataset.blocks(segment.start, segment.stop, line.options.batch_size or 1)]
     first = line.levels[0]
-    for passed in lanes.run(work, blocks, line.threads, line.progress):
+    for passed in lanes.run(work, blocks, line.threads, line.progress, line.memory):
         # Here and not in the lane: which block is first to be seen hangs on the threads.
         if passed.disagreement > first.guard.value:
             raise GuardBroken(first.precision, passed.disagreement)

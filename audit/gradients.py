@@ -274,9 +274,14 @@ def _tensor(x: NDArray[np.floating], device: str) -> Tensor:
     return torch.from_numpy(x).to(device, torch.float64)
 
 
+def batch_rows(input_size: int) -> int:
+    """Samples of a batch, for so many numbers in the network's input."""
+    return max(1, min(MAX_BATCH, BATCH_BYTES // (8 * max(1, input_size))))
+
+
 def _batches(x: NDArray[np.floating], most: int = MAX_BATCH) -> Iterator[slice]:
     """Equal parts, so that no thread is left with a larger one."""
-    size = max(1, min(most, BATCH_BYTES // (8 * max(1, x[:1].size))))
+    size = min(most, batch_rows(x[:1].size))
     count = -(-len(x) // size)
     for part in range(count):
         yield slice(len(x) * part // count, len(x) * (part + 1) // count)

@@ -21,6 +21,7 @@ from audit.errors import FindingsError, OutputError
 from audit.output_file import sync
 
 CHUNK_BYTES = 2**16  # a chunk takes its full size even for one row
+CACHE_BYTES = 2**20  # of chunks, for each array: rows are appended, so that one would do
 
 
 class NewFile:
@@ -49,7 +50,9 @@ class NewFile:
             self._disk = stack.enter_context(
                 contextlib.closing(_created(self._scratch, out, option))
             )
-            self.file = stack.enter_context(h5py.File(self._disk, "w", libver=("earliest", "v110")))
+            self.file = stack.enter_context(
+                h5py.File(self._disk, "w", libver=("earliest", "v110"), rdcc_nbytes=CACHE_BYTES)
+            )
             with self.disk_errors():
                 self._create()
             self._cleanup = stack.pop_all()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.batch_size import BatchSize
+from audit.memory import Memory
 
 BUFFER_BYTES = 256 * 2**20  # of all blocks in memory, unless two are larger
 BATCHES_AT_ONCE = 64  # of a block: more threads than that find nothing to do
@@ -51,8 +52,17 @@ class Work(Generic[L, T]):
     batch_size: BatchSize
 
 
+def buffers(block_bytes: int, threads: int) -> int:
+    """Blocks in memory at once."""
+    return max(2, min(BUFFER_BYTES // max(1, block_bytes), 2 * threads))
+
+
 def run(
-    work: Work[L, T], blocks: Sequence[range], threads: int, progress: Callable[[int], None]
+    work: Work[L, T],
+    blocks: Sequence[range],
+    threads: int,
+    progress: Callable[[int], None],
+    memory: Memory | None = None,
 ) -> Iterator[T]:
     """The result of each block, in order.
 
@@ -64,9 +74,10 @@ def run(
         threads: How many work.
         progress: Called, from the caller's own thread, with the number of samples that have passed
             `forward` since the last call.
+        memory: How many blocks may be in memory; None: as many as keep the threads busy.
     """
     threads = min(threads, len(blocks) * BATCHES_AT_ONCE)
-    lanes = _Lanes(work, blocks, threads)
+    lanes = _Lanes(work, blocks, threads, memory)
     running: list[threading.Thread] = []
     try:
         for _ in range(threads):
@@ -108,18 +119,20 @@ class _Block(Generic[L]):
 class _Lanes(Generic[L, T]):
     """What the threads share. Everything with an underscore is changed under `_changed` alone."""
 
-    def __init__(self, work: Work[L, T], blocks: Sequence[range], threads: int) -> None:
+    def __init__(
+        self, work: Work[L, T], blocks: Sequence[range], threads: int, memory: Memory | None
+    ) -> None:
         self._do = work
         self._blocks = blocks
         self._rows = max(map(len, blocks), default=0)
         row_bytes = int(np.prod(work.row_shape)) * work.dtype.itemsize
-        fitting = BUFFER_BYTES // max(1, row_bytes * self._rows)
-        self._buffers = max(2, min(fitting, 2 * threads))  # yet to be made
+        usual = buffers(row_bytes * self._rows, threads)
+        self._buffers = memory.buffers if memory else usual  # yet to be made
         self._free: list[NDArray[Any]] = []
         # Reading stays so far ahead that no thread runs out of batches, and so near that results
         # that wait for an earlier block's stay few.
         self._ahead = max(2, threads)
-        self._window = self._buffers + 2 * threads
+        self._window = memory.window if memory else self._buffers + 2 * threads
         self._changed = threading.Condition()
         self._to_read = 0  # place of the first block that nobody has begun to read
         self._reading = 0

@@ -43,6 +43,7 @@ class ScanOptions:
         resume: True: go on with the interrupted scan of the same output, which must be there;
             False: drop it; None: go on where there is one.
         trust: Load the bundle's TorchScript, which can run code, whoever made it.
+        memory_limit: Bytes that the process may have resident; None: what is fastest.
 
     Raises:
         OptionError: An option is out of range.
@@ -63,6 +64,7 @@ class ScanOptions:
     segment_samples: int | None = None
     resume: bool | None = None
     trust: bool = False
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.eps) and self.eps > 0):

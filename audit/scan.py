@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.memory import parse_size
 from audit.options import ScanOptions
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def scan(
     segment_samples: int | None = None,
     resume: bool | None = None,
     trust: bool = False,
+    memory_limit: int | str | None = None,
     progress: Progress | None = None,
 ) -> Findings:
     """Find the near ties of a dataset and what in the input would tip each.
@@ -66,6 +68,8 @@ def scan(
             goes on where its dataset, bundle and options are these, and is an error otherwise;
             True: it must be there; False: it is dropped.
         trust: Load the bundle's TorchScript, which can run code, whoever made it.
+        memory_limit: Bytes that this process may have resident, or text such as "1GiB"; refused at
+            the start where it can't be kept.
         progress: Called with (samples done, samples in all).
 
     Returns:
@@ -97,6 +101,7 @@ def scan(
         segment_samples=segment_samples,
         resume=resume,
         trust=trust,
+        memory_limit=None if memory_limit is None else parse_size(memory_limit),
     )
     from audit.scanning import scan_dataset
 

@@ -23,6 +23,7 @@ from audit.fast_pass import Line
 from audit.findings import Findings, load_findings
 from audit.findings_writer import FindingsLayout, FindingsWriter, check_findings_output
 from audit.forward import available_threads
+from audit.memory_plan import Engines, Plan, check_memory, plan_memory, scale_of
 from audit.options import ScanOptions
 from audit.partial import Partial
 from audit.resuming import interrupted_scan, sealed_segments
@@ -30,6 +31,7 @@ from audit.scan import Progress
 from audit.scan_record import ScanRecord, identity_of
 from audit.segment import Tally, plan_segments, scan_segment
 from audit.segment_file import SegmentFile, SegmentWriter
+from audit_kernels import Kernel
 from audit_kernels import get as get_kernel
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def scan_dataset(
         bundle = load_bundle(named, trust=options.trust)
         if not options.no_gradients:
             bundle.require_trust()  # now, not when hours later the first candidate is met
+        check_memory(dataset, bundle.manifest, options, _lanes(options))
         dataset.check_against(bundle.manifest)
         if os.path.exists(out) and out.samefile(path):
             raise OutputError(f"{out}: is the dataset itself; name another file with -o")
@@ -61,6 +64,13 @@ def scan_dataset(
         with Partial(out, restart=options.resume is False) as partial:
             _Scan(dataset, bundle, options, progress, partial).run(out)
     return load_findings(out)
+
+
+def _lanes(options: ScanOptions) -> int:
+    """Threads that read and compute."""
+    threads = options.threads or available_threads()
+    # On a GPU one thread copies while another computes.
+    return threads if options.device == "cpu" else max(2, threads)
 
 
 class _Scan:
@@ -80,8 +90,7 @@ class _Scan:
         self._progress = progress
         self._partial = partial
         self._threads = options.threads or available_threads()
-        # On a GPU one thread copies while another computes.
-        self._lanes = self._threads if options.device == "cpu" else max(2, self._threads)
+        self._lanes = _lanes(options)
         self._samples = min(dataset.stored, options.limit or dataset.stored)
         self._segments = plan_segments(
             self._samples, dataset.block_rows, dataset.sample_bytes, options.segment_samples
@@ -98,22 +107,42 @@ class _Scan:
         self._by_graph = options.no_gradients and not bundle.trusted
         record = interrupted_scan(partial, dataset, bundle, options)
         self._canonical = self._in_background()
-        self._sealed: set[int] = set()
-        self._rescans = 0
-        if record is None:
-            self._levels = choose_levels(bundle, dataset, options, self._samples)
-        else:
-            self._levels = make_levels(bundle, options, self._samples, record.choices)
-            self._rescans = record.rescans
-            self._sealed = sealed_segments(
-                partial, record, dataset, self._segments, self._sealed_file
-            )
+        self._levels = (
+            make_levels(bundle, options, self._samples, record.choices)
+            if record
+            else choose_levels(bundle, dataset, options, self._samples)
+        )
+        self._rescans = record.rescans if record else 0
+        self._plan = self._planned()
+        self._sealed = (
+            sealed_segments(partial, record, dataset, self._segments, self._sealed_file)
+            if record
+            else set()
+        )
         self._done = self._resumed = self._samples_sealed()
         self._batch_size = BatchSize(
             input_size=int(np.prod(bundle.manifest.preprocess.input_shape)),
-            most=dataset.block_rows,
-            given=options.batch_size,
+            most=self._plan.batch_rows if self._plan else dataset.block_rows,
+            given=self._plan.batch_size if self._plan else options.batch_size,
         )
+
+    def _planned(self) -> Plan | None:
+        """How the memory limit is kept, where there is one."""
+        limit = self._options.memory_limit
+        if limit is None:
+            return None
+        scale = scale_of(self._dataset, self._bundle.manifest, self._options, self._lanes)
+        canonical = None if self._by_graph else self._canonical
+        engines = Engines(
+            self._bundle.manifest, self._levels, self._kernel(), canonical, self._options
+        )
+        plan = plan_memory(limit, scale, engines, self._options.batch_size)
+        self._dataset.limit(plan.memory)
+        return plan
+
+    def _kernel(self) -> Kernel:
+        logits = self._samples * len(self._bundle.manifest.classes)
+        return get_kernel("cpu" if logits >= COMPILED_FROM else "numpy")
 
     def _in_background(self) -> Callable[[], Canonical]:
         """The canonical path, made while the fast pass runs: importing torch takes a second."""
@@ -155,17 +184,17 @@ class _Scan:
         self._partial.drop()
 
     def _seal_segments(self) -> None:
-        logits = self._samples * len(self._bundle.manifest.classes)
         line = Line(
             dataset=self._dataset,
             manifest=self._bundle.manifest,
             levels=self._levels,
-            kernel=get_kernel("cpu" if logits >= COMPILED_FROM else "numpy"),
+            kernel=self._kernel(),
             batch_size=self._batch_size,
             threads=self._lanes,
             options=self._options,
             progress=self._advance,
             by_graph=self._by_graph,
+            memory=self._plan.memory if self._plan else None,
         )
         for number, segment in enumerate(self._segments):
             if number in self._sealed:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.bundle import Manifest
 from audit.crc32 import combined
 from audit.decide import Decided, Kept, decide
 from audit.fast_pass import Line, Passed, Segment, fast_pass
 from audit.found import Found, count_labels
 from audit.graph_logits import GraphLogits, undecided
+from audit.portions import portions
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
@@ -107,6 +109,12 @@ def plan_segments(
     return [Segment(start, min(start + rows, samples)) for start in range(0, samples, rows)]
 
 
+def kept_rows(manifest: Manifest) -> int:
+    """Samples that are decided and explained at once, of those that were kept."""
+    input_size = int(np.prod(manifest.preprocess.input_shape))
+    return max(1, KEPT_BYTES // (4 * (input_size + len(manifest.classes))))
+
+
 def scan_segment(
     line: Line, canonical: Callable[[], Canonical], segment: Segment
 ) -> Iterator[SegmentFindings]:
@@ -123,18 +131,10 @@ def scan_segment(
         BundleError: A graph of the bundle fails on the data.
     """
     labels = line.dataset.labels(segment.start, segment.stop)
-    input_size = int(np.prod(line.manifest.preprocess.input_shape))
-    most = max(1, KEPT_BYTES // (4 * (input_size + len(line.manifest.classes))))
-    waiting: list[Passed] = []
-    start = segment.start
-    for passed in fast_pass(line, segment, labels):
-        waiting.append(passed)
-        start += passed.samples
-        if start == segment.stop or sum(len(each.kept.index) for each in waiting) >= most:
-            first = start - sum(each.samples for each in waiting)
-            own = labels[first - segment.start : start - segment.start]
-            yield _settled(line, canonical, waiting, first, own)
-            waiting = []
+    blocks = fast_pass(line, segment, labels)
+    for portion in portions(blocks, segment, kept_rows(line.manifest)):
+        own = labels[portion.start - segment.start : portion.stop - segment.start]
+        yield _settled(line, canonical, portion.blocks, portion.start, own)
 
 
 def _settled(

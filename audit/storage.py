@@ -33,8 +33,29 @@ class _OddError(Exception):
     """Not as a plain layout would have it: let HDF5 read it, or say what is wrong."""
 
 
+class Decoding(NamedTuple):
+    """What decoding takes.
+
+    Attributes:
+        bytes: Of memory for a storage chunk, as stored and as decoded; 0: there are none.
+        at_once: Storage chunks that are decoded at once, by as many threads.
+    """
+
+    bytes: int
+    at_once: int
+
+
+COPIES = 3  # of a chunk while HDF5 inflates it
+
+
 class Rows(Protocol):
     """A way to read; may be called from several threads at once."""
+
+    decoding: Decoding
+
+    def limit(self, at_once: int) -> None:
+        """Decode no more storage chunks at once than that."""
+        ...
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """Fill `out` (n, *row_shape) with the rows from `start` on.
@@ -86,9 +107,13 @@ class LibraryRows:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
+        self.decoding = Decoding(COPIES * hdf5.chunk_bytes(dataset) if dataset.chunks else 0, 1)
         if not OWN_FILTERS.issuperset(_filters(dataset)):
             with contextlib.suppress(ImportError):
                 import hdf5plugin  # noqa: F401 - registers Blosc, Zstd and others
+
+    def limit(self, at_once: int) -> None:
+        """See `Rows`: HDF5 decodes one at a time."""
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """See `Rows`."""
@@ -106,6 +131,10 @@ class ContiguousRows:
         self._offset = offset
         self._file = dataset.file.id.get_vfd_handle()
         self._row_bytes = dataset.nbytes // dataset.shape[0]
+        self.decoding = Decoding(0, 1)
+
+    def limit(self, at_once: int) -> None:
+        """See `Rows`: nothing is decoded."""
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """See `Rows`."""
@@ -138,11 +167,16 @@ class ChunkedRows:
         self._chunk: tuple[int, ...] = dataset.chunks
         self._dtype: np.dtype[Any] = dataset.dtype
         self._bytes = hdf5.chunk_bytes(dataset)
-        self._inflating = threading.BoundedSemaphore(max(1, INFLATED_BYTES // self._bytes))
+        self.decoding = Decoding(COPIES * self._bytes, max(1, INFLATED_BYTES // self._bytes))
+        self.limit(self.decoding.at_once)
         sizes = zip(dataset.shape, self._chunk, strict=True)
         self._grid = tuple(-(-size // chunk) for size, chunk in sizes)
         self._word = self._widest(dataset.shape[-1])
         self._index = self._indexed() if np.prod(self._grid) <= MAX_INDEX else None
+
+    def limit(self, at_once: int) -> None:
+        """See `Rows`."""
+        self._inflating = threading.BoundedSemaphore(at_once)
 
     def _widest(self, columns: int) -> np.dtype[Any]:
         """The widest number that chunks and rows are whole multiples of: copied as such."""

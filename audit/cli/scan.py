@@ -46,6 +46,7 @@ from audit.summary import summary_from_findings, text_from_summary
     help="Go on with the interrupted scan of this output, or drop it. [default: go on]",
 )
 @click.option("--trust", is_flag=True, help="Load the bundle, which can run code, whoever made it.")
+@click.option("--memory-limit", metavar="SIZE", help="Of the process, such as 1GiB.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where logits are NaN or infinite.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
