@@ -104,6 +104,7 @@ class _Scan:
             keep_all=options.keep_all,
             no_gradients=options.no_gradients,
         )
+        self._done = 0
         self._by_graph = options.no_gradients and not bundle.trusted
         record = interrupted_scan(partial, dataset, bundle, options)
         self._canonical = self._in_background()
