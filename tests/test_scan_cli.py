@@ -21,8 +21,9 @@ from oracles import write_dataset
 
 KEYS = {
     "dataset", "images", "labels", "bundle", "bundle_path", "eps", "min_logit", "scanned",
-    "flagged", "rate", "accuracy", "accuracy_flagged", "degenerate", "nonfinite", "closest",
-    "guard", "rescans", "checked", "miss_rate_bound", "seconds", "findings",
+    "resumed", "flagged", "rate", "accuracy", "accuracy_flagged", "degenerate", "nonfinite",
+    "closest", "guard", "rescans", "checked", "miss_rate_bound", "decided_by", "undecided",
+    "seconds", "findings",
 }  # fmt: skip
 
 
