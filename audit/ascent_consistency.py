@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,10 +54,13 @@ def _paths(ascents: Ascents) -> Iterator[str]:
 
 
 def _distances(ascents: Ascents) -> Iterator[str]:
-    size = 8 * int(np.prod(ascents.preprocess.input_shape))
-    for rows in slices(ascents.count, 4 * size):
+    preprocess = ascents.preprocess
+    for rows in slices(ascents.count, 4 * 8 * math.prod(preprocess.input_shape)):
         raw = ascents.rows("input", rows.start, rows.stop)
-        start = ascents.preprocess.to_input_space(raw).astype(np.float64)
+        if raw.shape[1:] != preprocess.raw_shape:
+            yield f"/ascent/input has shape {raw.shape[1:]}, a sample {preprocess.raw_shape}"
+            return
+        start = preprocess.to_input_space(raw).astype(np.float64)
         yield from _far(ascents, rows, start, "final", "distance")
         if ascents.minimised:
             yield from _far(ascents, rows, start, "minimal_input", "minimal_distance")
@@ -66,11 +70,15 @@ def _far(
     ascents: Ascents, rows: slice, start: NDArray[np.float64], end: str, distance: str
 ) -> Iterator[str]:
     """Where the distance of an end from the start isn't what is stored; NaN is NaN's."""
-    change = (ascents.rows(end, rows.start, rows.stop) - start).reshape(len(start), -1)
+    there = ascents.rows(end, rows.start, rows.stop)
+    if there.shape != start.shape:
+        yield f"the {end} of an ascent has shape {there.shape[1:]}, the sample {start.shape[1:]}"
+        return
+    change = (there - start).reshape(len(start), -1)
     for norm, order in (("l2", 2), ("linf", np.inf)):
         stored = getattr(ascents, f"{distance}_{norm}")[rows]
-        there = np.linalg.norm(change, order, axis=1)
-        wrong = ~np.isclose(stored, there, rtol=TOLERANCE, atol=0, equal_nan=True)
+        length = np.linalg.norm(change, order, axis=1)
+        wrong = ~np.isclose(stored, length, rtol=TOLERANCE, atol=0, equal_nan=True)
         problem = f"{distance}_{norm} isn't how far the end is from the sample"
         for row in np.flatnonzero(wrong).tolist():
             yield f"ascent {rows.start + row}: {problem}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -52,7 +53,8 @@ def _summary(findings: Findings) -> Iterator[str]:
             yield f"/{name}/index isn't ascending, or beyond the {findings.scanned} scanned samples"
     if np.isin(nonfinite, index).any():
         yield "a sample is in both /flagged/index and /nonfinite/index"
-    if pairs.shape != (classes, classes) or classes != len(findings.bundle.get("classes", ())):
+    names = findings.bundle.get("classes")
+    if pairs.shape != (classes, classes) or not isinstance(names, list) or len(names) != classes:
         yield f"/summary/pairs has shape {pairs.shape}, and the bundle's classes are others"
         return
     a, b = findings.classes.T
@@ -104,6 +106,10 @@ def _rows(findings: Findings) -> Iterator[str]:
     stored = findings.rows("input", [0])
     if stored.shape[1:] != preprocess.raw_shape or str(stored.dtype) != preprocess.raw_dtype:
         yield f"/flagged/input isn't {preprocess.raw_dtype} {preprocess.raw_shape} a sample"
+    if findings.degenerate is not None:
+        shape = findings.rows("gradient", [0]).shape[2:]
+        if shape != preprocess.input_shape:
+            yield f"/flagged/gradient has shape {shape}, input space {preprocess.input_shape}"
 
 
 def _distances(findings: Findings) -> Iterator[str]:
@@ -113,7 +119,7 @@ def _distances(findings: Findings) -> Iterator[str]:
         yield f"{findings.degenerate} near ties are degenerate, and {undefined} have no distance"
     for rows in slices(findings.flagged, _gradient_bytes(findings)):
         gradient = findings.rows("gradient", range(rows.start, rows.stop)).astype(np.float64)
-        flat = gradient.reshape(len(gradient), 2, -1)
+        flat = gradient.reshape(len(gradient), 2, math.prod(gradient.shape[2:]))
         for order, stored in ((2, findings.distance_l2), (1, findings.distance_linf)):
             wrong = _wrong_distances(flat, findings.margin[rows], stored[rows], order)
             for row in np.flatnonzero(wrong).tolist():

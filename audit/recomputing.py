@@ -59,10 +59,11 @@ def recomputed(findings: Findings, options: VerifyOptions) -> Iterator[Compared]
     if options.dataset is None:
         return
     bundle.require_trust()
+    images, labels = findings.dataset.get("images"), findings.dataset.get("labels")
     with Dataset(
         options.dataset,
-        images=findings.dataset.get("images"),
-        labels=findings.dataset.get("labels"),
+        images=str(images),
+        labels=None if labels is None else str(labels),
         allow_external=options.allow_external,
     ) as dataset:
         yield Compared("dataset", dataset.stored, "sample", _dataset_problems(findings, dataset))

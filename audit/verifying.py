@@ -120,13 +120,20 @@ def _of_bundle(path: Path) -> Iterator[Compared]:
     yield Compared("manifest", 1, "file", iter(()))
     files = bundle.manifest.files
     yield Compared("files", len(files), "file", _changed_files(bundle))
-    entries = sorted(os.listdir(bundle.path))
+    entries = _entries(bundle)
     unexpected = (
         f"{bundle.path / name}: not a file of a bundle"
         for name in entries
         if name not in (MANIFEST, SIGNATURE, *files)
     )
     yield Compared("entries", len(entries), "name", unexpected)
+
+
+def _entries(bundle: Bundle) -> list[str]:
+    try:
+        return sorted(os.listdir(bundle.path))
+    except OSError as exc:
+        raise BundleError(f"{bundle.path}: can't be listed ({exc.strerror})") from exc
 
 
 def _changed_files(bundle: Bundle) -> Iterator[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import audit
 from audit import digest, hdf5
 from audit.bundle import MANIFEST, Bundle, load_bundle
-from audit.errors import AuditError, BundleError, FindingsError, OptionError
+from audit.errors import AuditError, BundleError, DatasetError, FindingsError, OptionError
 from audit.info import info
 from conftest import Run
 from nights import ties, write_night
@@ -263,6 +263,33 @@ def test_numbers_that_do_not_fit(contradiction: str, copied: Path) -> None:
     assert any(problem in each for each in check.problems), check
 
 
+def record(name: str, **changes: Any) -> Callable[[h5py.File], Any]:
+    """Entries of a record in JSON."""
+
+    def change(file: h5py.File) -> None:
+        file.attrs[name] = json.dumps(json.loads(file.attrs[name]) | changes)
+
+    return change
+
+
+def another_shape(name: str, *row: int) -> Callable[[h5py.File], Any]:
+    def change(file: h5py.File) -> None:
+        array = np.zeros((len(file[name]), *row), file[name].dtype)
+        del file[name]
+        file[name] = array
+
+    return change
+
+
+CONTRADICTIONS |= {
+    "class names": (record("bundle", classes=7), "and the bundle's classes are others"),
+    "no class names": (record("bundle", classes=None), "and the bundle's classes are others"),
+    "bundle": (record("bundle", raw={}), "its bundle's record: shape: expected list"),
+    "input": (another_shape("flagged/input", 28, 27), "/flagged/input isn't uint8 (28, 28)"),
+    "no pixels": (another_shape("flagged/gradient", 2, 0), "/flagged/gradient has shape (0,)"),
+    "square": (another_shape("summary/pairs", 9), "/summary/pairs has shape (10, 9)"),
+}
+
 OTHERS: dict[str, tuple[str, Callable[[h5py.File], Any], str]] = {
     "succeeded": ("ascent", attribute("succeeded", 0), "and the file says 0"),
     "success": ("ascent", put("ascent/outcome", 0, 3), "success and outcome contradict"),
@@ -271,6 +298,10 @@ OTHERS: dict[str, tuple[str, Callable[[h5py.File], Any], str]] = {
     "frames": ("ascent", put("frame/offset", -1, 10**6), "/frame/step is int64"),
     "distance": ("ascent", put("ascent/distance_l2", 0, 3.0), "distance_l2 isn't how far"),
     "minimal": ("ascent", put("minimal/input", 0, 0.5), "minimal_distance_l2 isn't how far"),
+    "input": ("ascent", another_shape("ascent/input", 27, 28), "/ascent/input has shape (27, 28)"),
+    "final": ("ascent", another_shape("ascent/final", 28, 28), "final of an ascent has shape"),
+    "classes": ("ascent", record("bundle", classes=None), "incomplete (no class names)"),
+    "no index": ("diff", lambda file: file.__delitem__("flips"), "a damaged HDF5 file"),
     "order": ("diff", put("newly/index", 0, SAMPLES - 1), "/newly/index isn't ascending"),
     "twice": (
         "diff",
@@ -606,6 +637,12 @@ def test_bundle_that_is_gone(copied: Path, data: Path) -> None:
     with pytest.raises(OptionError, match="its bundle '/gone' isn't there any more"):
         computed_anew(copied, data)
     assert computed_anew(copied, data, bundle="mnist", samples=3).passed
+
+
+def test_recorded_names_that_are_none(copied: Path, data: Path) -> None:
+    changed(copied, record("dataset", images=None, labels=[7]), sealed=True)
+    with pytest.raises(DatasetError, match="no dataset 'None'"):
+        computed_anew(copied, data)
 
 
 def test_bundle_of_an_older_version(copied_bundle: Path) -> None:
