@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import audit
+from audit.bundle import load_bundle
 from conftest import Run
 from oracles import write_dataset
 
@@ -170,7 +171,7 @@ def other_input() -> None:
 def other_bundle() -> None:
     shutil.copytree(SHIPPED, "other")
     manifest = Path("other") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"mnist"', '"other"', 1))
+    manifest.write_text(replace(load_bundle("other").manifest, name="other").to_json())
 
 
 def an_ascent() -> None:
