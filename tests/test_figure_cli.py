@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import audit
 import audit.bundle
-from audit.bundle import Bundle
+from audit.bundle import Bundle, load_bundle
 from audit.cli import main
 from audit.figure import figure
 from audit.findings import Findings, load_findings
@@ -248,8 +248,8 @@ def test_feature_names(run: Callable[..., Done], tmp_path: Path, as_file: bool) 
 def other_bundle(folder: Path) -> Path:
     path = folder / "other"
     shutil.copytree(SHIPPED, path)
-    manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"name": "mnist"', '"name": "other"'))
+    other = replace(load_bundle(path).manifest, name="other")
+    (path / "manifest.json").write_text(other.to_json())
     return path
 
 
