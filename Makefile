@@ -15,7 +15,10 @@ SOAK_MEMORY ?= 50 1GiB
 # Where the tutorial's training images are, or are downloaded to.
 MNIST ?= mnist
 
-.PHONY: scan tutorial nightly pictures test soak-memory lint types bench bench-compare clean
+# How many mutated files make soak reads.
+MUTATIONS ?= 20000
+
+.PHONY: scan tutorial nightly pictures test soak soak-memory lint types bench bench-compare clean
 
 scan: $(VENV)/.run mnist.h5
 	$(VENV)/bin/audit scan mnist.h5 --eps 0.1
@@ -40,6 +43,9 @@ mnist-train.h5: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
+
+soak: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python tests/soak.py --mutations $(MUTATIONS)
 
 soak-memory: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/soak_memory.py $(SOAK_MEMORY)

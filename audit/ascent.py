@@ -294,7 +294,8 @@ def load_ascents(path: str | os.PathLike[str]) -> Ascents:
         if schema != SCHEMA:
             raise AscentError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
         try:
-            ascents = _from_attributes(reader.path, file.attrs)
+            with hdf5.with_heaps_checked(file) as checked:
+                ascents = _from_attributes(reader.path, hdf5.Scalars(checked))
         except hdf5.FOREIGN as exc:
             reason = " ".join(str(exc).split())[: hdf5.MAX_REASON]
             raise AscentError(f"{path}: incomplete ({reason}); expected {WHAT}") from exc

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audit import hdf5
 from audit.bundle import Manifest
+from audit.chunk_guard import odd_pipeline
 from audit.crc32 import combined, crc32
 from audit.dataset_names import DatasetNames
 from audit.errors import DatasetError, DatasetNotFoundError
@@ -311,6 +312,8 @@ class Dataset:
             )
         if images.shape[0] == 0:
             raise self._error(f"{name!r} is empty: shape {images.shape}; nothing to scan")
+        if 0 in images.shape:
+            raise self._error(f"{name!r} has shape {images.shape}; expected samples of some values")
         self._check_storage(name, images)
         sample_bytes = images.nbytes // images.shape[0]
         if sample_bytes > hdf5.MAX_CHUNK_BYTES:
@@ -348,3 +351,6 @@ class Dataset:
         oversized = hdf5.oversized_chunk(dataset)
         if oversized:
             raise self._error(f"{name!r} {oversized}. Store it in smaller chunks")
+        odd = odd_pipeline(dataset)
+        if odd:
+            raise self._error(f"{name!r} {odd}; store it with plain compression, such as gzip")

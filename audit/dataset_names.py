@@ -12,6 +12,8 @@ from audit.errors import DatasetError
 IMAGE_NAMES = ("images", "x", "X", "data")
 LABEL_NAMES = ("labels", "y", "Y", "targets")
 SHOWN_NAMES = 8
+MOST_LOOKED_AT = 1000  # for a message
+MOST_LOOKED_INTO = 1000  # since each has to be opened for it
 
 
 class Named(NamedTuple):
@@ -79,10 +81,15 @@ class DatasetNames:
         return found
 
     def _paths(self) -> list[str]:
-        """Names in the root and in the groups right under it; links out of the file are listed."""
+        """Names in the root and in the groups right under it; links out of the file are listed.
+
+        Of a root with very many names, only the first are looked into.
+        """
         paths: list[str] = []
-        for name in self._file:
+        for number, name in enumerate(self._file):
             paths.append(name)
+            if number >= MOST_LOOKED_INTO:
+                continue
             if self._file.get(name, getclass=True, getlink=True) is h5py.HardLink:
                 node = self._file[name]
                 if isinstance(node, h5py.Group):
@@ -90,7 +97,7 @@ class DatasetNames:
         return paths
 
     def _found(self) -> str:
-        names = [path for path in self._paths() if self._is_local_dataset(path)]
+        names = [path for path in self._paths()[:MOST_LOOKED_AT] if self._is_local_dataset(path)]
         return f"found {_quoted(names)}" if names else "the file holds no dataset"
 
     def _is_local_dataset(self, path: str) -> bool:

@@ -62,7 +62,8 @@ def load_diff_record(path: str | os.PathLike[str]) -> DiffRecord:
         if schema != SCHEMA:
             raise FindingsError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
         try:
-            record = _from_attributes(file.attrs)
+            with hdf5.with_heaps_checked(file) as checked:
+                record = _from_attributes(hdf5.Scalars(checked))
         except hdf5.FOREIGN as exc:
             reason = " ".join(str(exc).split())[: hdf5.MAX_REASON]
             raise FindingsError(f"{path}: incomplete ({reason}); expected {WHAT}") from exc

@@ -51,6 +51,11 @@ def check(file: h5py.File) -> Checked | None:
     Raises:
         hdf5.FOREIGN: The objects can't be listed.
     """
+    with hdf5.with_heaps_checked(file) as checked:
+        return _checked(checked)
+
+
+def _checked(file: h5py.File) -> Checked | None:
     objects = _objects(file)
     if not any(NAME in node.attrs for node in objects.values()):
         return None

@@ -262,7 +262,8 @@ def load_findings(path: str | os.PathLike[str]) -> Findings:
         if schema != SCHEMA:
             raise FindingsError(f"{path}: schema {schema!r}; expected {WHAT} ({SCHEMA!r})")
         try:
-            findings = _from_attributes(path, file)
+            with hdf5.with_heaps_checked(file) as checked:
+                findings = _from_attributes(path, checked)
         except hdf5.FOREIGN as exc:
             reason = " ".join(str(exc).split())[: hdf5.MAX_REASON]
             raise FindingsError(f"{path}: incomplete ({reason}); expected {WHAT}") from exc
@@ -295,7 +296,7 @@ def _from_attributes(path: Path, file: Any) -> Findings:
         raise ValueError(str(exc)) from exc
     if group is None:
         raise ValueError("no /summary")
-    root, summary = file.attrs, group.attrs
+    root, summary = hdf5.Scalars(file), hdf5.Scalars(group)
     min_logit, degenerate = float(root["min_logit"]), int(summary["degenerate"])
     findings = Findings(
         path=path,

@@ -17,13 +17,29 @@ import h5py
 import numpy as np
 
 from audit.errors import AuditError
+from audit.hdf5_heap import with_heaps_checked as with_heaps_checked
 
 MAX_LINKS = 16  # soft links in a row, as many as HDF5 itself follows
 # A chunk is decoded whole, so what its header claims is what it costs.
 MAX_CHUNK_BYTES = 2**30
+MAX_ATTRIBUTE_BYTES = 16 * 2**20
+SCALAR_CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM)  # bool: ENUM
 # What h5py, and the conversions of what it gives, raise on a damaged file.
 FOREIGN = (LookupError, RuntimeError, OSError, ValueError, TypeError, ArithmeticError, MemoryError)
 MAX_REASON = 200
+
+
+def forget_plugins() -> None:
+    """Let HDF5 load no library for a filter that a file asks for.
+
+    It would look for one on HDF5_PLUGIN_PATH, which may be the folder that the file came in. Those
+    that are loaded already, and those of hdf5plugin, which registers its own, are used as before.
+    """
+    while h5py.h5pl.size():
+        h5py.h5pl.remove(0)
+
+
+forget_plugins()
 
 
 class LeadsOutsideError(Exception):
@@ -77,12 +93,40 @@ def open_file(
         raise error(f"{path}: not an HDF5 file that can be read; expected {what}") from exc
 
 
+class Scalars:
+    """Attributes of a group `with_heaps_checked`, each one number or text; no others are read.
+
+    An attribute's header can claim any shape, and h5py allocates what it claims.
+    """
+
+    def __init__(self, node: h5py.Group) -> None:
+        self._node = node
+
+    def __getitem__(self, name: str) -> Any:
+        """The number, or the text as `str` or `bytes`.
+
+        Raises:
+            KeyError: There is none of that name.
+            ValueError: It is something else.
+        """
+        attribute = self._node.attrs.get_id(name)
+        kind = attribute.get_type()
+        if (
+            attribute.shape != ()
+            or kind.get_class() not in SCALAR_CLASSES
+            or kind.get_size() > MAX_ATTRIBUTE_BYTES
+        ):
+            raise ValueError(f"the attribute {name!r} is not a number or a text")
+        return self._node.attrs[name]
+
+
 def text_attribute(file: h5py.File, name: str) -> str | None:
     """The attribute's text, of fixed or variable length; None where there is no such text."""
     try:
-        value = file.attrs.get(name)
+        with with_heaps_checked(file) as checked:
+            value = Scalars(checked)[name]
     except FOREIGN:
-        return None  # of a type that numpy doesn't have, or damaged
+        return None  # not there, of a type that numpy doesn't have, or damaged
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else None

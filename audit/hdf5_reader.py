@@ -41,6 +41,7 @@ class ResultReader:
         import h5py
 
         from audit import hdf5
+        from audit.chunk_guard import ChunkGuard, odd_pipeline
 
         try:
             node = hdf5.find_object(file, name)
@@ -53,8 +54,10 @@ class ResultReader:
         problem = (
             hdf5.outside_source(node) or hdf5.missing_storage(node) or hdf5.oversized_chunk(node)
         )
+        problem = problem or odd_pipeline(node)
         if problem:
             raise self.wrong(f"/{name} {problem}")
+        ChunkGuard(node).check(0, len(node) if node.shape else 0)
         return node
 
     def checked(self, file: Any, name: str, dtype: str | None, *shape: Any) -> Any:

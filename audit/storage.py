@@ -1,9 +1,9 @@
 """Reading rows of an HDF5 dataset from many threads at once.
 
 HDF5 reads on one thread at a time, and inflates with zlib. Where the file says plainly where the
-bytes are (contiguous, or in chunks that are stored as they are or deflated, without another
-filter), they are read past HDF5 and inflated by libdeflate, in the threads that need them. Every
-other layout, and whatever turns out to be odd on the way, is HDF5's.
+bytes are (contiguous, or in chunks that are stored as they are, or deflated, shuffled before or
+not), they are read past HDF5 and inflated by libdeflate, in the threads that need them. Every other
+layout, and whatever turns out to be odd on the way, is HDF5's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit import hdf5
+from audit.chunk_guard import ChunkGuard
 
 LARGE_CHUNK_BYTES = 64 * 2**20  # of larger ones HDF5 inflates one at a time
 INFLATED_BYTES = 256 * 2**20  # of chunks that are inflated at once
 MAX_INDEX = 2**16  # chunks whose place is looked up beforehand; of more, each when it is due
 # That HDF5 and h5py bring: deflate to scale-offset, and lzf. Others come with hdf5plugin.
 OWN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
+DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+PLAIN_FILTERS: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
 STORED_AS_IT_IS = 1  # bit of a chunk's filter mask: the first filter was left out
 
 
@@ -76,12 +79,12 @@ def rows_of(dataset: h5py.Dataset) -> Rows:
         return library if offset is None else ContiguousRows(dataset, offset)
     filters = _filters(dataset)
     if (
-        filters not in ([], [h5py.h5z.FILTER_DEFLATE])
+        filters not in PLAIN_FILTERS
         or hdf5.chunk_bytes(dataset) > LARGE_CHUNK_BYTES
         or not hasattr(dataset.id, "chunk_iter")
     ):
         return library
-    return ChunkedRows(library, deflated=bool(filters))
+    return ChunkedRows(library, filters)
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
@@ -108,6 +111,7 @@ class LibraryRows:
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
         self.decoding = Decoding(COPIES * hdf5.chunk_bytes(dataset) if dataset.chunks else 0, 1)
+        self._guard = ChunkGuard(dataset)
         if not OWN_FILTERS.issuperset(_filters(dataset)):
             with contextlib.suppress(ImportError):
                 import hdf5plugin  # noqa: F401 - registers Blosc, Zstd and others
@@ -117,6 +121,7 @@ class LibraryRows:
 
     def read_into(self, out: NDArray[Any], start: int) -> None:
         """See `Rows`."""
+        self._guard.check(start, start + len(out))
         self.dataset.read_direct(out, np.s_[start : start + len(out)])
 
 
@@ -158,10 +163,11 @@ class _Chunk(NamedTuple):
 class ChunkedRows:
     """Chunks from the file, inflated by libdeflate, which releases the interpreter meanwhile."""
 
-    def __init__(self, library: LibraryRows, *, deflated: bool) -> None:
+    def __init__(self, library: LibraryRows, filters: list[int]) -> None:
         dataset = library.dataset
         self._library = library
-        self._deflated = deflated
+        self._deflated = DEFLATE in filters
+        self._shuffled = SHUFFLE in filters
         self._file = dataset.file.id.get_vfd_handle()
         self._end = os.fstat(self._file).st_size
         self._chunk: tuple[int, ...] = dataset.chunks
@@ -232,6 +238,8 @@ class ChunkedRows:
     def _values(self, place: tuple[int, ...]) -> NDArray[Any]:
         """The numbers of one chunk."""
         chunk = self._find(place)
+        if self._shuffled and chunk.mask:
+            raise _OddError
         stored_as_it_is = not self._deflated or bool(chunk.mask & STORED_AS_IT_IS)
         # Nothing is allocated because a header claims it: deflate expands by less than 1 %.
         limit = self._bytes if stored_as_it_is else self._bytes + self._bytes // 64 + 64
@@ -243,6 +251,8 @@ class ChunkedRows:
         raw = data if stored_as_it_is else deflate.zlib_decompress(data, self._bytes)
         if len(raw) != self._bytes:
             raise _OddError
+        if self._shuffled:  # all first bytes, then all second ones, …
+            raw = np.frombuffer(raw, np.uint8).reshape(self._dtype.itemsize, -1).T.tobytes()
         return np.frombuffer(raw, dtype=self._dtype).reshape(self._chunk)
 
     def _find(self, place: tuple[int, ...]) -> _Chunk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from audit.findings_text import one_line, shortened
 from audit.strict_json import finite
 from audit.text_table import aligned, shown_distance
 
@@ -76,8 +77,8 @@ def text_from_summary(summary: dict[str, Any]) -> str:
     """The summary as a person reads it."""
     lines = [
         f"scanned   {summary['scanned']:,} samples of {_source(summary)}",
-        f"model     {summary['bundle']}"
-        + ("" if summary["bundle_path"] is None else f" ({summary['bundle_path']})"),
+        f"model     {shortened(summary['bundle'])}"
+        + ("" if summary["bundle_path"] is None else f" ({one_line(summary['bundle_path'])})"),
         f"flagged   {summary['flagged']:,} near ties at ε = {summary['eps']:g}"
         + ("" if summary["min_logit"] is None else f", largest logit > {summary['min_logit']:g}")
         + f" ({summary['rate']:.3%})",
@@ -119,7 +120,7 @@ def _source(summary: dict[str, Any]) -> str:
     if summary["dataset"] is None:
         return "a training's batches"
     names = [name for name in (summary["images"], summary["labels"]) if name]
-    return f"{summary['dataset']} ({', '.join(names)})"
+    return f"{one_line(summary['dataset'])} ({', '.join(map(shortened, names))})"
 
 
 def _table(closest: list[dict[str, Any]]) -> list[str]:
@@ -127,8 +128,8 @@ def _table(closest: list[dict[str, Any]]) -> list[str]:
     rows = [
         [
             str(tie["index"]),
-            " / ".join(tie["names"]),
-            "unknown" if tie["label"] is None else tie["label_name"],
+            " / ".join(map(shortened, tie["names"])),
+            "unknown" if tie["label"] is None else shortened(tie["label_name"]),
             f"{tie['margin']:.6f}",
             shown_distance(tie["distance_l2"]),
             shown_distance(tie["distance_linf"]),

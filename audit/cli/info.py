@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from audit.cli.completion import FILE
-from audit.cli.output import echo_json, echo_lines
+from audit.cli.output import echo_json, echo_lines, visible
 from audit.info import info as describe
 
 
@@ -29,7 +29,8 @@ def _lines(document: dict[str, Any], indent: str = "") -> list[str]:
     """One line a value, nested objects indented under their name."""
     lines = []
     width = max(map(len, document), default=0)
-    for name, value in document.items():
+    for key, value in document.items():
+        name = visible(key)
         if isinstance(value, dict):
             lines += [f"{indent}{name}", *_lines(value, f"{indent}  ")]
         else:
@@ -39,5 +40,5 @@ def _lines(document: dict[str, Any], indent: str = "") -> list[str]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "-" if value is None else str(value)
+        return ", ".join(map(_shown, value))
+    return "-" if value is None else visible(str(value))

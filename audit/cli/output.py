@@ -6,16 +6,26 @@ from typing import Any
 
 import click
 
+MOST_CHARACTERS = 2000  # of an error; a stranger's name in it may have millions
+
 
 def printable(text: str) -> str:
     """One line without control characters: names and paths may come from a stranger's file."""
-    return "".join(each if each.isprintable() else "�" for each in " ".join(text.split()))
+    if len(text) > MOST_CHARACTERS:
+        half = MOST_CHARACTERS // 2
+        text = f"{text[: half - 1]}…{text[1 - half :]}"
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """The text with a sign for each character that is none, line breaks included."""
+    return "".join(each if each.isprintable() else "�" for each in text)
 
 
 def echo_lines(text: str) -> None:
     """Print each line through `printable`, keeping its spaces."""
     for line in text.split("\n"):
-        click.echo("".join(each if each.isprintable() else "�" for each in line))
+        click.echo(visible(line))
 
 
 def echo_json(document: dict[str, Any]) -> None:

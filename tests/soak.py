@@ -1,0 +1,36 @@
+"""What takes too long for `make test`: PYTHONPATH=tests python tests/soak.py --help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from fuzzing.campaign import run, spans
+
+STEP = 1000
+
+
+def main() -> None:
+    """Exit code 1 where anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutations", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0, help="Number of the first mutation.")
+    parser.add_argument("--only", nargs="*", metavar="KIND:FIRST:COUNT", help="Only these.")
+    options = parser.parse_args()
+    started = time.monotonic()
+
+    def progress(done: int) -> None:
+        if done % STEP == 0:
+            print(f"{done:,} mutations, {time.monotonic() - started:.0f} s", flush=True)
+
+    campaign = run(options.only or spans(options.mutations, options.seed), progress)
+    for failure in campaign.failures:
+        print(f"FAILED {failure}\n")
+    print(campaign.table())
+    print(f"{time.monotonic() - started:.0f} s, {len(campaign.failures)} failures")
+    sys.exit(1 if campaign.failures else 0)
+
+
+if __name__ == "__main__":
+    main()
