@@ -109,8 +109,7 @@ def killed(files: Callable[[str], Mapping[str, bytes]], tmp_path: Path) -> Kille
 def whole(bundle: Path) -> str:
     """Its name, after every file was compared with the manifest."""
     loaded = load_bundle(bundle)
-    for name in loaded.manifest.files:
-        loaded.read(name)
+    loaded.check_files()
     assert {each.name for each in bundle.iterdir()} == {MANIFEST, *loaded.manifest.files}
     return loaded.manifest.name
 
