@@ -99,6 +99,9 @@ def _dataset_problems(findings: Findings, dataset: Dataset) -> Iterator[str]:
     if findings.scanned > dataset.stored:
         yield f"{findings.scanned} samples scanned of a dataset of {dataset.stored}"
         return
+    crc32 = findings.dataset.get("crc32")  # None: scanned by an older version
+    if crc32 is not None and dataset.crc32(0, findings.scanned) != crc32:
+        yield f"{dataset.path}: samples were changed since they were scanned (their CRC-32 differs)"
     counts = np.zeros_like(findings.label_counts)
     for rows in slices(findings.scanned, 8):
         counts += count_labels(dataset.labels(rows.start, rows.stop), len(counts))
@@ -140,6 +143,7 @@ class _Anew:
 
         self._findings, self._dataset, bundle = sources
         self._preprocess = bundle.manifest.preprocess
+        self._guard = bundle.guard if self._findings.engine.get("decided_by") == "onnx" else None
         self._canonical = Canonical(
             bundle.read(TORCHSCRIPT),
             device="cpu",
@@ -159,7 +163,7 @@ class _Anew:
             problems = [
                 *_input_problems(stored[place], raw[place]),
                 *self._label_problems(row, position),
-                *_logit_problems(logits[place], findings.classes[row], findings.logits[row]),
+                *self._logit_problems(logits[place], row),
             ]
             if not problems and findings.degenerate is not None:
                 problems += self._gradient_problems(row, raw[place], logits[place])
@@ -190,8 +194,30 @@ class _Anew:
         """Beyond what rounding explains."""
         z_b, z_a = np.sort(z)[-2:]
         least = -np.inf if self._findings.min_logit is None else self._findings.min_logit
-        rounding = _rounding(z_a, z_b)
+        rounding = self._allowed(z_a, z_b)
         return bool(z_a - z_b < self._findings.eps - rounding and z_a > least + rounding)
+
+    def _allowed(self, z_a: float, z_b: float) -> float:
+        """What the recorded logits may differ by: rounding, or where a graph decided, its guard."""
+        allowed = _rounding(z_a, z_b)
+        if self._guard is not None:
+            size = max(abs(z_a), abs(z_b))
+            allowed += self._guard.value * max(1.0, size / self._guard.logit_scale)
+        return allowed
+
+    def _logit_problems(self, z: NDArray[np.float64], row: int) -> Iterator[str]:
+        if not np.isfinite(z).all():
+            yield "has NaN or infinite logits"
+            return
+        classes, stored = self._findings.classes[row], self._findings.logits[row]
+        a, b = classes.tolist()
+        allowed = self._allowed(z[a], z[b])
+        if (np.abs(z[classes] - stored) > allowed).any():
+            recorded = f"{stored[0]:.12g} and {stored[1]:.12g}"
+            yield f"its logits are {z[a]:.12g} and {z[b]:.12g}, not {recorded}"
+        # Of logits that differ by rounding alone any may have come first.
+        if z[a] < z.max() - allowed or z[b] < np.delete(z, a).max() - allowed:
+            yield f"its largest logits aren't those of {a} and {b}"
 
     def _label_problems(self, row: int, position: int) -> Iterator[str]:
         label, recorded = self._dataset.labels(position, position + 1)[0], self._findings.label[row]
@@ -221,22 +247,6 @@ class _Anew:
 def _input_problems(stored: NDArray[Any], raw: NDArray[Any]) -> Iterator[str]:
     if stored.tobytes() != raw.tobytes():
         yield "/flagged/input isn't what the dataset has there"
-
-
-def _logit_problems(
-    z: NDArray[np.float64], classes: NDArray[np.int64], stored: NDArray[np.float64]
-) -> Iterator[str]:
-    if not np.isfinite(z).all():
-        yield "has NaN or infinite logits"
-        return
-    a, b = classes.tolist()
-    rounding = _rounding(z[a], z[b])
-    if (np.abs(z[classes] - stored) > rounding).any():
-        recorded = f"{stored[0]:.12g} and {stored[1]:.12g}"
-        yield f"its logits are {z[a]:.12g} and {z[b]:.12g}, not {recorded}"
-    # Of logits that differ by rounding alone any may have come first.
-    if z[a] < z.max() - rounding or z[b] < np.delete(z, a).max() - rounding:
-        yield f"its largest logits aren't those of {a} and {b}"
 
 
 def _same_gradient(stored: NDArray[np.float32], gradient: NDArray[np.float64]) -> bool:

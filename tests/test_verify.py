@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 import audit
 from audit import digest, hdf5
 from audit.bundle import MANIFEST, Bundle, load_bundle
-from audit.errors import AuditError, BundleError, DatasetError, FindingsError, OptionError
+from audit.errors import (
+    AuditError,
+    BundleError,
+    DatasetError,
+    FindingsError,
+    OptionError,
+    UntrustedError,
+)
 from audit.info import info
 from conftest import Run
 from nights import ties, write_night
@@ -493,6 +500,34 @@ def test_limit_and_no_gradients(data: Path, tmp_path: Path) -> None:
     every = {check.name: check.compared for check in verification.checks}
     assert every["near ties"] + every["the others"] == 500
     assert "distances" not in every
+
+
+def test_findings_that_a_graph_decided(
+    data: Path, mnist_bundle: Bundle, copied_bundle: Path, tmp_path: Path
+) -> None:
+    """Of a stranger's bundle: they differ from float64 by the guard at most."""
+    producer = {**mnist_bundle.manifest.producer, "by": "a stranger"}
+    text = replace(mnist_bundle.manifest, producer=producer).to_json()
+    (copied_bundle / MANIFEST).write_text(text)
+    found = audit.scan(
+        data, model=copied_bundle, eps=EPS, no_gradients=True, out=tmp_path / "found.h5"
+    )
+    assert found.engine["decided_by"] == "onnx"
+    with pytest.raises(UntrustedError):
+        computed_anew(found.path, data, bundle=copied_bundle, all=True)
+    assert computed_anew(found.path, data, bundle=copied_bundle, all=True, trust=True).passed
+
+
+def test_sample_that_nobody_looks_at(copied: Path, data: Path, tmp_path: Path) -> None:
+    """Neither the fingerprint nor the random samples are of it."""
+    changed = shutil.copy(data, tmp_path / "changed.h5")
+    with h5py.File(changed, "r+") as file:
+        file["images"][1, 0, 0] ^= 1
+    verification = computed_anew(copied, changed, samples=1)
+    problems = [problem for check in verification.checks for problem in check.problems]
+    assert problems == [
+        f"{changed}: samples were changed since they were scanned (their CRC-32 differs)"
+    ]
 
 
 def test_samples_that_are_not_finite(
