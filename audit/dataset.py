@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import h5py
@@ -243,6 +244,7 @@ class Dataset:
             labels = np.minimum(labels, np.uint64(np.iinfo(np.int64).max))
         return labels.reshape(-1).astype(np.int64)
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over shape, dtype, all labels and a few evenly spaced samples.
 
@@ -280,7 +282,7 @@ class Dataset:
             "samples": self.stored,
             "shape": self.sample_shape,
             "dtype": str(self.dtype),
-            "fingerprint": self.fingerprint(),
+            "fingerprint": self.fingerprint,
         }
 
     def _current_state(self) -> FileState:

@@ -93,7 +93,7 @@ def _bundle_problems(findings: Findings, bundle: Bundle) -> Iterator[str]:
 
 
 def _dataset_problems(findings: Findings, dataset: Dataset) -> Iterator[str]:
-    if dataset.fingerprint() != findings.dataset.get("fingerprint"):
+    if dataset.fingerprint != findings.dataset.get("fingerprint"):
         yield f"{dataset.path}: not the dataset that was scanned (its fingerprint differs)"
         return
     if findings.scanned > dataset.stored:

@@ -84,7 +84,7 @@ def identity_of(dataset: Dataset, bundle: Bundle, options: ScanOptions) -> dict[
     given = {f"--{name.replace('_', '-')}": _plain(getattr(options, name)) for name in OPTIONS}
     versions = {name: version(name) for name in PACKAGES}
     return {
-        "dataset": dataset.fingerprint(),
+        "dataset": dataset.fingerprint,
         "--images": dataset.images_name,
         "--labels": dataset.labels_name,
         "bundle": bundle.manifest_sha256,

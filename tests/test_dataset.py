@@ -206,7 +206,7 @@ def test_samples_at_positions(tmp_path: Path) -> None:
 
 def fingerprint(path: Path) -> str:
     with Dataset(path) as dataset:
-        return dataset.fingerprint()
+        return dataset.fingerprint
 
 
 def test_fingerprint_is_of_the_values_not_of_the_file(tmp_path: Path) -> None:

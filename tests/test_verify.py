@@ -520,7 +520,7 @@ def test_findings_that_a_graph_decided(
 
 def test_sample_that_nobody_looks_at(copied: Path, data: Path, tmp_path: Path) -> None:
     """Neither the fingerprint nor the random samples are of it."""
-    changed = shutil.copy(data, tmp_path / "changed.h5")
+    changed = Path(shutil.copy(data, tmp_path / "changed.h5"))
     with h5py.File(changed, "r+") as file:
         file["images"][1, 0, 0] ^= 1
     verification = computed_anew(copied, changed, samples=1)
