@@ -1,5 +1,7 @@
 # What a person and CI run. EXTRA and PYTHON can be set: make test EXTRA=cpu PYTHON=python3.12
 export PYTHONSAFEPATH := 1
+# Benchmarks import ONNX Runtime by themselves, see import_onnxruntime in audit/forward.py.
+export ORT_DISABLE_TELEMETRY := 1
 
 PYTHON ?= python3
 VENV ?= .venv

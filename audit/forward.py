@@ -44,6 +44,9 @@ def import_onnxruntime() -> Any:
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'near-tie-audit[cpu]' or "
             "'near-tie-audit[gpu]'"
         )
+    # From 1.29 on, its builds for Linux and macOS tell Microsoft of each process and model; they
+    # keep that in the user's cache until they can. Who has set the variable has chosen.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as exc:

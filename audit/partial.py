@@ -90,6 +90,14 @@ class Partial:
         write_file(self.path / RECORD, text.encode(), synced=True)
         self.document = document
 
+    def forget(self, number: int) -> None:
+        """Delete a sealed segment, to be scanned again.
+
+        Raises:
+            OutputError: It can't be deleted.
+        """
+        self._remove(re.compile(re.escape(self.segment(number).name)))
+
     def drop(self) -> None:
         """Forget all of it: segments are worth something only beside their record.
 
@@ -165,13 +173,19 @@ class Partial:
 
     def _refuse_foreign(self) -> None:
         for name in self._names():
-            if name not in (LOCK, RECORD) and not SEGMENT.fullmatch(name):
-                if SCRATCH.fullmatch(name):
-                    continue
+            ours = name in (LOCK, RECORD) or SEGMENT.fullmatch(name) or SCRATCH.fullmatch(name)
+            if not (ours and self._is_regular(name)):
                 raise OutputError(
                     f"{self.path / name}: isn't of a scan; move it away, or name another file "
                     "with -o"
                 )
+
+    def _is_regular(self, name: str) -> bool:
+        """Whether it is a file: a link leads elsewhere, and a pipe would be waited for."""
+        try:
+            return stat.S_ISREG((self.path / name).lstat().st_mode)
+        except OSError as exc:
+            raise self._cant("read", exc) from exc
 
     def _read(self) -> dict[str, Any]:
         path = self.path / RECORD

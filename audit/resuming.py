@@ -71,7 +71,7 @@ def sealed_segments(
         try:
             file = opened(number)
         except FindingsError:  # damaged: as if it had never been sealed
-            partial.segment(number).unlink()
+            partial.forget(number)
             continue
         if touched and dataset.crc32(segment.start, segment.stop) != file.tally.crc32:
             raise OutputError(

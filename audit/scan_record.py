@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +29,7 @@ OPTIONS = (
     "device",
     "precision",
 )
+LEVELS = ("int8", "float32")  # precisions of graphs
 PACKAGES = ("near-tie-audit", "torch", "numpy")
 
 
@@ -68,15 +69,21 @@ def record_from_document(document: Mapping[str, Any]) -> ScanRecord:
         ValueError: It can't have been.
     """
     try:
-        levels = [dict(level) for level in document["levels"]]
-        choices = tuple(Choice(level.pop("precision"), Guard(**level)) for level in levels)
+        choices = tuple(_choice_from_document(level) for level in document["levels"])
         file, identity = FileState(**document["file"]), dict(document["identity"])
         record = ScanRecord(identity, file, choices, int(document["rescans"]))
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"misses {exc}") from exc
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as exc:
+        raise ValueError("isn't one that a scan writes") from exc
     if not choices:
-        raise ValueError("no levels")
+        raise ValueError("isn't one that a scan writes")
     return record
+
+
+def _choice_from_document(level: Mapping[str, Any]) -> Choice:
+    guard = Guard(**{each.name: float(level[each.name]) for each in fields(Guard)})
+    if level["precision"] not in LEVELS or not min(astuple(guard)) > 0:
+        raise ValueError(level)
+    return Choice(level["precision"], guard)
 
 
 def identity_of(dataset: Dataset, bundle: Bundle, options: ScanOptions) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
 
 import audit
+from audit.bundle import MANIFEST, Bundle, load_bundle
 from audit.cli import cli
 from conftest import Run
 
@@ -39,6 +43,30 @@ def test_readme_shows_what_an_ascent_prints(run_audit: Run) -> None:
     shown = _block("README.md", "", "ascended")
     path = re.compile(r"\S+/(?=mnist)")
     assert path.sub("", done.stdout) == path.sub("", shown)
+
+
+def test_readme_goes_on_verifies_and_trusts(
+    run_audit: Run, tmp_path: Path, mnist_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "trust"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    run_audit("data", "mnist", check=True)
+    theirs = Path(shutil.copytree(mnist_bundle.path, tmp_path / "their-bundle"))
+    (theirs / MANIFEST).write_text(replace(mnist_bundle.manifest, name="theirs").to_json())
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=_block("README.md", "sh", "--restart"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("flagged   12 near ties") == 3
+    assert "PASS: nothing differs" in done.stdout
+    assert "decided by the ONNX graph alone, since nobody vouches for the bundle" in done.stdout
+    assert load_bundle(theirs).trusted
 
 
 def test_findings_example_runs(run_audit: Run, tmp_path: Path) -> None:
@@ -81,6 +109,15 @@ def test_documents_link_to_files_that_exist() -> None:
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_threat_model_names_modules_and_tests_that_exist() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    for path in re.findall(r"`((?:audit|tests)/[\w/]+\.py)`", text):
+        assert (ROOT / path).is_file(), path
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
 
 
 def test_checksums_in_the_documents_are_those_of_the_code() -> None:

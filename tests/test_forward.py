@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import audit
 from audit.batch_size import SIZES
 from audit.bundle import ONNX, Bundle
 from audit.forward import Forward
+from conftest import Run
 from networks import NETWORKS
 
 SAMPLES = 277  # as the rows of a block, no multiple of anything
@@ -55,3 +57,14 @@ def test_one_session_for_all_threads(network_bundle: Callable[[str], Bundle]) ->
     with ThreadPoolExecutor(8) as pool:
         parts = list(pool.map(lambda i: forward.logits(x[i : i + 10]), range(0, 400, 10)))
     np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_onnx_runtime_reports_to_nobody(mnist_h5: Path, tmp_path: Path, run_audit: Run) -> None:
+    """What it means to send is in the user's cache first, unless it takes this for a test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    hidden = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    scan = ("scan", mnist_h5, "--eps", "0.1", "--model", "mnist", "--limit", "64")
+    run_audit(*scan, check=True, env=env | {"HOME": str(home)})
+    assert list(home.rglob("*")) == []

@@ -274,6 +274,22 @@ def test_record_that_cannot_be_read(record: bytes, data: Path, out: Path, partia
     scan(data, out, resume=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", "int4"), ("value", "wide"), ("value", 0), ("logit_scale", None),
+     ("safety", 10**400)],
+)  # fmt: skip
+def test_record_of_a_guard_that_cannot_be(
+    name: str, value: object, data: Path, out: Path, partial: Path
+) -> None:
+    interrupt(data, out, at=200)
+    record = json.loads((partial / "scan.json").read_text())
+    record["levels"][0][name] = value
+    (partial / "scan.json").write_text(json.dumps(record))
+    with pytest.raises(OutputError, match="its record isn't one that a scan writes; --restart"):
+        scan(data, out)
+
+
 def test_segments_without_a_record_are_worth_nothing(
     data: Path, out: Path, partial: Path, tmp_path: Path
 ) -> None:
@@ -302,20 +318,32 @@ def test_link_instead_of_the_directory(
     assert names(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.timeout(20)  # a pipe that is waited for hangs
+@pytest.mark.parametrize("name", ["scan.json", "00000000.h5", "lock"])
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_has_our_names_and_is_no_file(
+    name: str, kind: str, data: Path, out: Path, partial: Path, tmp_path: Path
+) -> None:
+    partial.mkdir()
+    path, precious = partial / name, tmp_path / "precious"
+    precious.write_text("mine")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(precious)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(OutputError, match=r"f\.h5\.partial.*; (move it away, or )?(name|write)"):
+        scan(data, out)
+    assert names(partial) == sorted({name, "lock"})
+    assert precious.read_text() == "mine"
+
+
 def test_file_instead_of_the_directory(data: Path, out: Path, partial: Path) -> None:
     partial.write_text("mine")
     with pytest.raises(OutputError, match=r"f\.h5\.partial: is in the way"):
         scan(data, out)
     assert partial.read_text() == "mine"
-
-
-def test_link_instead_of_the_lock(data: Path, out: Path, partial: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("mine")
-    partial.mkdir()
-    (partial / "lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(OutputError, match=r"f\.h5\.partial"):
-        scan(data, out)
-    assert (tmp_path / "precious").read_text() == "mine"
 
 
 LONG = """
