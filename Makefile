@@ -14,6 +14,9 @@ NEW ?= .benchmarks/latest.json
 # What make soak-memory scans, and within what: gigabytes and a limit.
 SOAK_MEMORY ?= 50 1GiB
 
+# How often make soak kills scans, and exports, beyond every step of each.
+KILLS ?= 1000
+
 # Where the tutorial's training images are, or are downloaded to.
 MNIST ?= mnist
 
@@ -48,6 +51,9 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/soak.py --mutations $(MUTATIONS)
+	PYTHONPATH=tests $(VENV)/bin/python tests/test_kill.py $(KILLS) 0
+	PYTHONPATH=tests $(VENV)/bin/python tests/test_faults.py
+	PYTHONPATH=tests $(VENV)/bin/python tests/test_bundle_writer.py $(KILLS)
 
 soak-memory: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/soak_memory.py $(SOAK_MEMORY)

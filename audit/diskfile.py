@@ -7,7 +7,10 @@ writer asks for the error, gives up, and closes a file that is whole as far as H
 
 from __future__ import annotations
 
+import contextlib
 import os
+
+from audit.output_file import failing_as
 
 
 class DiskFile:
@@ -87,10 +90,12 @@ class DiskFile:
     def sync(self) -> None:
         """Have it on the disk."""
         try:
-            os.fsync(self._descriptor)
+            with failing_as("fsync"):
+                os.fsync(self._descriptor)
         except OSError as exc:
             self.error = self.error or exc
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._descriptor)
+        """Close the descriptor; what matters of the file was synced, and failed there if at all."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)

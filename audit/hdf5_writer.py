@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from audit import digest, hdf5
 from audit.diskfile import DiskFile
 from audit.errors import FindingsError, OutputError
-from audit.output_file import sync
+from audit.output_file import failing_as, sync
 
 CHUNK_BYTES = 2**16  # a chunk takes its full size even for one row
 CACHE_BYTES = 2**20  # of chunks, for each array: rows are appended, so that one would do
@@ -86,7 +86,7 @@ class NewFile:
         except OSError as exc:
             reason = exc.strerror or " ".join(str(exc).split())
             raise OutputError(
-                f"{self._out}: writing failed ({reason}); nothing was left there"
+                f"{self._out}: writing failed ({reason}); no half-written file is left"
             ) from exc
 
     def commit(self) -> None:
@@ -100,7 +100,8 @@ class NewFile:
             self.file.close()
             self._disk.sync()
             self._disk.check()
-            self._scratch.replace(self._out)
+            with failing_as("rename"):
+                self._scratch.replace(self._out)
             sync(self._out.parent)
 
 

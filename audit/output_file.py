@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from audit.errors import OutputError
@@ -34,13 +36,27 @@ def write_file(
             scratch.write_bytes(content)
             if synced:
                 sync(scratch)
-            scratch.replace(path)
+            with failing_as("rename"):
+                scratch.replace(path)
             if synced:
                 sync(path.parent)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as exc:
         raise OutputError(f"{path}: can't be written ({exc.strerror}){way_out}") from exc
+
+
+@contextlib.contextmanager
+def failing_as(call: str) -> Iterator[None]:
+    """In here an `OSError` says which call it is from: "Invalid argument" alone explains nothing.
+
+    Raises:
+        OSError: With the same number.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno, f"{call}: {exc.strerror}") from exc
 
 
 def sync(path: Path) -> None:
@@ -52,7 +68,8 @@ def sync(path: Path) -> None:
     """
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with failing_as("fsync"):
+            os.fsync(handle)
     except OSError as exc:
         if exc.errno not in NO_SYNC or not stat.S_ISDIR(os.fstat(handle).st_mode):
             raise

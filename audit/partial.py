@@ -63,7 +63,7 @@ class Partial:
             else:
                 self.document = self._read()
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class Partial:
             if not any(map(SEGMENT.fullmatch, self._names())):
                 self._clear()
         finally:
-            os.close(self._lock)
+            self._unlock()
 
     def segment(self, number: int) -> Path:
         """Where the segment of that number is, once it is sealed."""
@@ -87,7 +87,7 @@ class Partial:
             OutputError: It can't be written.
         """
         text = json.dumps({"schema": SCHEMA, **document}, indent=1)
-        write_file(self.path / RECORD, text.encode(), synced=True)
+        write_file(self.path / RECORD, text.encode(), "; name another file with -o", synced=True)
         self.document = document
 
     def forget(self, number: int) -> None:
@@ -140,6 +140,10 @@ class Partial:
                     "with -o"
                 ) from exc
             os.close(lock)  # whoever held it has deleted the directory meanwhile
+
+    def _unlock(self) -> None:
+        with contextlib.suppress(OSError):  # of what was signed: it is closed all the same
+            os.close(self._lock)
 
     def _sign(self, lock: int) -> None:
         """Say who holds it; on a full disk nobody does, and the first segment will fail."""

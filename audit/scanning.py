@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ from audit_kernels import get as get_kernel
 
 if TYPE_CHECKING:
     from audit.gradients import Canonical
+
+logger = logging.getLogger("audit")
 
 # Importing numba takes half a second, which the compiled kernel has won back after so many logits.
 COMPILED_FROM = 2**30
@@ -182,7 +185,14 @@ class _Scan:
                     f"{self._partial.path}; the same command goes on from there"
                 )
             raise
-        self._partial.drop()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Drop what is in the findings now; that it can't be costs some bytes, and no result."""
+        try:
+            self._partial.drop()
+        except OutputError as exc:
+            logger.warning("the findings are written, but %s", exc)
 
     def _seal_segments(self) -> None:
         line = Line(

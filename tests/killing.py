@@ -1,9 +1,9 @@
-"""Kills a call of the program at a chosen step, as often as it takes, and cuts the power at one.
+"""Runs the program, and at a chosen step kills it, cuts the power, or has the disk fail.
 
     python killing.py < lines of JSON
 
 Each line is a run: a process is forked off this one, which has imported everything, calls what the
-line says, and dies by SIGKILL at the step it says. A step is a call that changes the disk: what the
+line says, and meets its fault at the step it says. A step is a call that changes the disk: what the
 program writes, HDF5's writes among it, goes through these functions of `os`. Where the power is
 cut, what wasn't synced is lost as well: files are empty that were written to since their last
 fsync, and files have their old names that were renamed since the last fsync of the directory.
@@ -11,6 +11,10 @@ fsync, and files have their old names that were renamed since the last fsync of 
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import importlib
+import io
 import json
 import os
 import signal
@@ -18,28 +22,37 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-STEPS = ("open", "pwrite", "ftruncate", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir",
-         "close")  # fmt: skip
-HOW = ("before", "after", "half", "power")
-FINISHED = 0
+import audit.dataset
+from audit.errors import AuditError
+
+STEPS = ("open", "write", "pwrite", "ftruncate", "fsync", "replace", "rename", "unlink", "mkdir",
+         "rmdir", "close")  # fmt: skip
+HOW = ("before", "after", "half", "power")  # and the name of any error, such as ENOSPC
+FINISHED, WRONG = 0, 2
+IMPORTED = ("audit.cli", "audit.exporting", "audit.gradients", "audit.scanning", "numpy.random",
+            "audit_kernels.numpy", "onnxruntime")  # fmt: skip
+SAID = "stderr.txt"
 
 
 class Outcome(NamedTuple):
-    """Whether a run came to its end, and how many steps it took."""
+    """Whether a run came to its end, how many steps it took, and what it said on stderr."""
 
     finished: bool
     steps: int
+    said: str
 
 
 class Zygote:
     """The process that runs are forked off; a context manager."""
 
     def __init__(self, cwd: Path) -> None:
+        self._cwd = cwd
         self._process = subprocess.Popen(
             [sys.executable, __file__], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True,
@@ -54,12 +67,14 @@ class Zygote:
             self._process.stdin.close()
 
     def run(self, verb: str, *args: Any, kill: Any = None, **kwargs: Any) -> Outcome:
-        """Call `audit.VERB`.
+        """Call `audit.VERB`, or another of `VERBS`.
 
         Args:
             verb: The function.
             args: Its arguments.
-            kill: {"step": n, "how": one of `HOW`}, or {"seconds": t}; None: never.
+            kill: {"step": n, "how": one of `HOW`, or an error}, or {"seconds": t}; None: never.
+                With "of", a list of names, only these calls are counted; with "lasting", each from
+                that step on fails.
             kwargs: Its keywords.
         """
         line = {"verb": verb, "args": args, "kwargs": kwargs, "kill": kill or {}}
@@ -68,29 +83,34 @@ class Zygote:
         self._process.stdin.write(json.dumps(line, default=str) + "\n")
         self._process.stdin.flush()
         status, steps = map(int, self._process.stdout.readline().split())
-        assert status in (FINISHED, -signal.SIGKILL), f"ended with {status}: {line}"
-        return Outcome(status == FINISHED, steps)
+        said = (self._cwd / SAID).read_text()
+        assert status in (FINISHED, WRONG, -signal.SIGKILL), f"ended with {status}: {line}\n{said}"
+        return Outcome(status == FINISHED, steps, said)
 
 
 class _Disk:
     """Counts what changes the disk, and knows what of it a power cut would lose."""
 
-    def __init__(self, step: int, how: str) -> None:
+    def __init__(
+        self, step: int = 0, how: str = "", of: Sequence[str] = STEPS, lasting: bool = False
+    ) -> None:
         self._last = step
         self._how = how
-        self._real = {name: getattr(os, name) for name in STEPS}
+        self._lasting = lasting
+        self._real = {name: getattr(_module(name), name) for name in of}
         self._paths: dict[int, str] = {}  # of open descriptors
         self._unsynced: set[str] = set()  # files
         self._renamed: list[tuple[str, str, str | None]] = []  # from, to, what was there before
         self.steps = 0
-        for name in STEPS:
-            setattr(os, name, self._wrapped(name))
+        for name in of:
+            setattr(_module(name), name, self._wrapped(name))
+        io.open = _opener(io.open)
 
     def _wrapped(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            if self.steps == self._last:
-                self._die(name, args, kwargs)
+            if self.steps == self._last or (self._lasting and self.steps > self._last):
+                self._fail(name, args, kwargs)
             result = self._real[name](*args, **kwargs)
             if self._how == "power":
                 self._note(name, args, result)
@@ -115,17 +135,23 @@ class _Disk:
     def _note(self, name: str, args: Any, result: Any) -> None:
         if name == "open":
             self._paths[result] = os.fspath(args[0])
-        elif name in ("pwrite", "ftruncate"):
+        elif name in ("write", "pwrite", "ftruncate"):
             self._unsynced.add(self._paths[args[0]])
         elif name == "fsync":
             path = self._paths[args[0]]
             self._unsynced.discard(path)
             self._renamed = [each for each in self._renamed if os.path.dirname(each[1]) != path]
 
-    def _die(self, name: str, args: Any, kwargs: Any) -> None:
-        if self._how == "half" and name == "pwrite":
-            descriptor, data, offset = args
-            self._real["pwrite"](descriptor, data[: len(data) // 2], offset)
+    def _fail(self, name: str, args: Any, kwargs: Any) -> None:
+        if self._how == "EEXIST" and not os.path.lexists(args[1]):
+            return  # where nothing is, a rename works everywhere
+        if number := getattr(errno, self._how, 0):
+            if name == "close":  # what it fails with, it has closed
+                self._real[name](*args)
+            raise OSError(number, os.strerror(number))
+        if self._how == "half" and name in ("write", "pwrite"):
+            descriptor, data, *offset = args
+            self._real[name](descriptor, data[: len(data) // 2], *offset)
         elif self._how in ("after", "power"):
             self._real[name](*args, **kwargs)
         if self._how == "power":
@@ -143,13 +169,73 @@ class _Disk:
                 os.truncate(path, 0)
 
 
-def _child(line: dict[str, Any], pipe: int) -> None:
-    import audit
+def _module(name: str) -> ModuleType:
+    return fcntl if name == "flock" else os
 
-    kill = line["kill"]
-    disk = _Disk(kill.get("step", 0), kill.get("how", ""))
-    getattr(audit, line["verb"])(*line["args"], **line["kwargs"])
-    os.write(pipe, str(disk.steps).encode())
+
+class _Raw(io.RawIOBase):
+    """A file that is written through `os`, so that its steps count."""
+
+    def __init__(self, path: Any) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        return os.write(self._descriptor, data)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+def _opener(real: Callable[..., Any]) -> Callable[..., Any]:
+    """What `Path.open` calls."""
+
+    def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return io.BufferedWriter(_Raw(path)) if mode == "wb" else real(path, mode, *args, **kwargs)
+
+    return opened
+
+
+def _main_of(*argv: str) -> None:
+    """The command line."""
+    from audit.cli import main
+
+    sys.argv[1:] = argv
+    main()
+
+
+def _export(target: str, source: str) -> None:
+    """The end of an export, which is all of it that touches the disk."""
+    from audit.bundle_writer import write_bundle
+
+    write_bundle(Path(target), {each.name: each.read_bytes() for each in Path(source).iterdir()})
+
+
+VERBS: dict[str, Callable[..., Any]] = {"audit": _main_of, "export": _export}
+
+
+def _child(line: dict[str, Any], pipe: int) -> int:
+    """The exit code."""
+    verb = VERBS.get(line["verb"]) or getattr(audit, line["verb"])
+    write = os.write
+    disk = _Disk(**{name: value for name, value in line["kill"].items() if name != "seconds"})
+    status = FINISHED
+    try:
+        verb(*line["args"], **line["kwargs"])
+    except SystemExit as exc:
+        status = int(exc.code or FINISHED)
+    except AuditError as exc:  # of a verb that isn't called by the command line
+        print(f"Error: {exc}", file=sys.stderr)
+        status = exc.exit_code
+    write(pipe, str(disk.steps).encode())
+    return status
 
 
 def _forked(line: dict[str, Any]) -> str:
@@ -159,9 +245,9 @@ def _forked(line: dict[str, Any]) -> str:
     if child == 0:
         status = 1
         try:
-            _child(line, writing)
-            status = FINISHED
-        except Exception:
+            os.dup2(os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            status = _child(line, writing)
+        except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -175,11 +261,8 @@ def _forked(line: dict[str, Any]) -> str:
 
 
 def _main() -> None:
-    import audit.dataset
-    import audit.exporting
-    import audit.gradients
-    import audit.scanning
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     audit.dataset.BLOCK_BYTES = 2**15  # so that few samples are many segments
     for text in sys.stdin:
         print(_forked(json.loads(text)), flush=True)

@@ -299,5 +299,5 @@ except OSError as exc:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "a.h5: writing failed (File too large); nothing was left there\n"
+    assert done.stdout == "a.h5: writing failed (File too large); no half-written file is left\n"
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,7 @@
-"""An export that is killed at any moment leaves the older bundle or the new one."""
+"""An export that is killed at any moment leaves the older bundle or the new one.
+
+`make soak` runs this file as a script, and kills more often.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,37 +78,39 @@ for _ in range(int(sys.argv[4])):
     attempt(0, random.uniform(1e-4, took))
 """
 RANDOM_KILLS = 15
-Killed = Callable[[str], list[Path]]
+MODES = ("exchange", "fallback", "fresh")
+Files = Callable[[str], Mapping[str, bytes]]
 
 
 @pytest.fixture(scope="module")
-def files(mnist_bundle: Bundle) -> Callable[[str], Mapping[str, bytes]]:
+def files(mnist_bundle: Bundle) -> Files:
+    return files_like(mnist_bundle)
+
+
+def files_like(bundle: Bundle) -> Files:
     """Files of a bundle of that name."""
 
     def of(name: str) -> Mapping[str, bytes]:
-        manifest = replace(mnist_bundle.manifest, name=name)
-        kept = {each: mnist_bundle.read(each) for each in manifest.files}
+        manifest = replace(bundle.manifest, name=name)
+        kept = {each: bundle.read(each) for each in manifest.files}
         return {**kept, MANIFEST: manifest.to_json().encode()}
 
     return of
 
 
-@pytest.fixture
-def killed(files: Callable[[str], Mapping[str, bytes]], tmp_path: Path) -> Killed:
-    def run(mode: str) -> list[Path]:
-        for name in ("old", "new"):
-            write_bundle(tmp_path / name, files(name))
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, tmp_path, tmp_path / "new", mode, str(RANDOM_KILLS)],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return [each for each in tmp_path.iterdir() if each.name not in ("old", "new")]
-
-    return run
+def killed(mode: str, files: Files, folder: Path, random_kills: int) -> list[Path]:
+    """The folders in which an export was killed."""
+    for name in ("old", "new"):
+        write_bundle(folder / name, files(name))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, folder, folder / "new", mode, str(random_kills)],
+        capture_output=True,
+        text=True,
+        timeout=max(200, random_kills),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return [each for each in folder.iterdir() if each.name not in ("old", "new")]
 
 
 def whole(bundle: Path) -> str:
@@ -114,30 +121,34 @@ def whole(bundle: Path) -> str:
     return loaded.manifest.name
 
 
-@pytest.mark.parametrize("mode", ["exchange", "fallback", "fresh"])
-def test_killed_at_every_step(
-    mode: str, killed: Killed, files: Callable[[str], Mapping[str, bytes]]
-) -> None:
-    seen = []
-    folders = killed(mode)
-    for folder in folders:
-        target = folder / "bundle"
+def survived(mode: str, files: Files, folder: Path, random_kills: int) -> Counter[str]:
+    """What was there after each kill; the next export works, and leaves nothing else."""
+    seen = Counter[str]()
+    folders = killed(mode, files, folder, random_kills)
+    for each in folders:
+        target = each / "bundle"
         if target.exists():
-            seen.append(whole(target))
+            seen[whole(target)] += 1
         else:  # with two renames there is a moment without, and the older one is beside it
-            seen.append("none")
-            kept = [whole(each) for each in folder.glob(".bundle.*.old")]
+            seen["none"] += 1
+            kept = [whole(old) for old in each.glob(".bundle.*.old")]
             assert kept == (["old"] if mode == "fallback" else [])
         write_bundle(target, files("next"))
-        assert list(folder.iterdir()) == [target]
+        assert list(each.iterdir()) == [target]
         assert whole(target) == "next"
-    assert len(folders) > RANDOM_KILLS + 10  # steps
+    assert len(folders) > random_kills + 10  # steps
     expected = {"exchange": {"old", "new"}, "fallback": {"old", "new", "none"}}
     assert set(seen) == expected.get(mode, {"none", "new"})
+    return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_at_every_step(mode: str, files: Files, tmp_path: Path) -> None:
+    survived(mode, files, tmp_path, RANDOM_KILLS)
 
 
 def test_the_older_one_is_put_back_even_if_the_next_export_fails(
-    files: Callable[[str], Mapping[str, bytes]], tmp_path: Path
+    files: Files, tmp_path: Path
 ) -> None:
     write_bundle(tmp_path / ".bundle.abcdefgh.old", files("old"))
     with pytest.raises(OutputError, match="can't be written"):
@@ -146,9 +157,7 @@ def test_the_older_one_is_put_back_even_if_the_next_export_fails(
     assert whole(tmp_path / "bundle") == "old"
 
 
-def test_only_ones_own_scratch_is_removed(
-    files: Callable[[str], Mapping[str, bytes]], tmp_path: Path
-) -> None:
+def test_only_ones_own_scratch_is_removed(files: Files, tmp_path: Path) -> None:
     def folder(name: str, *names: str) -> Path:
         (tmp_path / name).mkdir()
         for each in names:
@@ -177,7 +186,7 @@ def test_only_ones_own_scratch_is_removed(
 
 
 def test_a_scratch_folder_that_was_taken_for_a_dead_ones(
-    files: Callable[[str], Mapping[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another export removes it between its making and its lock: another is made."""
     lock, calls = bundle_writer._lock, 0
@@ -195,9 +204,7 @@ def test_a_scratch_folder_that_was_taken_for_a_dead_ones(
     assert (calls, list(tmp_path.iterdir())) == (2, [tmp_path / "b"])
 
 
-def test_something_else_took_the_place(
-    files: Callable[[str], Mapping[str, bytes]], tmp_path: Path
-) -> None:
+def test_something_else_took_the_place(files: Files, tmp_path: Path) -> None:
     """Between the check at the start of an export and its end minutes pass."""
     write_bundle(tmp_path / "b", files("old"))
     (tmp_path / "b" / "notes.txt").write_text("mine")
@@ -206,9 +213,7 @@ def test_something_else_took_the_place(
     assert (tmp_path / "b" / "notes.txt").read_text() == "mine"
 
 
-def test_without_locks(
-    files: Callable[[str], Mapping[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a living export may be writing stays."""
     stale = tmp_path / ".b.abcdefgh.partial"
     stale.mkdir()
@@ -226,7 +231,7 @@ def test_without_locks(
 @pytest.mark.parametrize("exchange", [True, False])
 def test_interrupted_after_the_exchange(
     exchange: bool,
-    files: Callable[[str], Mapping[str, bytes]],
+    files: Files,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -284,3 +289,16 @@ def test_ctrl_c_between_the_renames(
         write_bundle(out, {MANIFEST: new})
     assert (out / MANIFEST).read_bytes() == (old if after == 1 else new)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def soak(kills: int) -> None:
+    """Every step of an export, then so many at random times, in each way that it can end."""
+    files = files_like(load_bundle("mnist"))
+    for mode in MODES:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = survived(mode, files, Path(folder), kills // len(MODES))
+        print(f"exports killed, {mode}: {dict(seen)}")
+
+
+if __name__ == "__main__":
+    soak(int(sys.argv[1]))

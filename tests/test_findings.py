@@ -530,7 +530,9 @@ except OSError as exc:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    said = "f.h5.partial/00000000.h5: writing failed (File too large); nothing was left there\n"
+    said = (
+        "f.h5.partial/00000000.h5: writing failed (File too large); no half-written file is left\n"
+    )
     assert done.stdout == said
     assert not (tmp_path / "f.h5").exists()
     assert list(tmp_path.iterdir()) == []
