@@ -20,8 +20,9 @@ KILLS ?= 1000
 # Where the tutorial's training images are, or are downloaded to.
 MNIST ?= mnist
 
-# How many mutated files make soak reads.
+# How many mutated files make soak reads, and how many seconds of each kind Atheris makes up.
 MUTATIONS ?= 20000
+GUIDED ?= 60
 
 .PHONY: scan tutorial nightly pictures test soak soak-memory lint types bench bench-compare clean
 
@@ -54,6 +55,7 @@ soak: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/test_kill.py $(KILLS) 0
 	PYTHONPATH=tests $(VENV)/bin/python tests/test_faults.py
 	PYTHONPATH=tests $(VENV)/bin/python tests/test_bundle_writer.py $(KILLS)
+	PYTHONPATH=tests $(VENV)/bin/python tests/fuzz_atheris.py --seconds $(GUIDED)
 
 soak-memory: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/soak_memory.py $(SOAK_MEMORY)

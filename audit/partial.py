@@ -155,6 +155,9 @@ class Partial:
         try:
             with contextlib.suppress(FileExistsError):
                 self.path.mkdir()
+        except OSError as exc:  # /proc says that there is no such directory
+            raise self._cant("made", exc) from exc
+        try:
             if not stat.S_ISDIR(self.path.lstat().st_mode):
                 raise OutputError(
                     f"{self.path}: is in the way, a scan keeps its segments there; move it, or "
@@ -163,10 +166,8 @@ class Partial:
             return os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OutputError:
             raise
-        except FileNotFoundError as exc:
-            if self.path.parent.is_dir():  # deleted between two steps
-                return self._opened()
-            raise self._cant("made", exc) from exc
+        except FileNotFoundError:  # deleted between two steps
+            return self._opened()
         except OSError as exc:
             raise self._cant("made", exc) from exc
 

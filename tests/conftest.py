@@ -48,6 +48,26 @@ def run_audit(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """The same in this process, through `main`: imports are what takes long."""
+    from audit.cli import main
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["audit", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return subprocess.CompletedProcess(
+            sys.argv, int(ended.value.code or 0), captured.out, captured.err
+        )
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def mnist_bundle() -> Bundle:
     """The bundle that ships."""

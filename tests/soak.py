@@ -6,9 +6,7 @@ import argparse
 import sys
 import time
 
-from fuzzing.campaign import run, spans
-
-STEP = 1000
+from fuzzing.campaign import ROUND, Campaign, run, spans
 
 
 def main() -> None:
@@ -20,16 +18,20 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
 
-    def progress(done: int) -> None:
-        if done % STEP == 0:
+    def progress(campaign: Campaign) -> None:
+        done = campaign.counts.total()
+        if done % ROUND == 0:
             print(f"{done:,} mutations, {time.monotonic() - started:.0f} s", flush=True)
 
-    campaign = run(options.only or spans(options.mutations, options.seed), progress)
-    for failure in campaign.failures:
-        print(f"FAILED {failure}\n")
+    campaign = run(options.only or spans(options.mutations, options.seed), progress, failed=_failed)
     print(campaign.table())
     print(f"{time.monotonic() - started:.0f} s, {len(campaign.failures)} failures")
     sys.exit(1 if campaign.failures else 0)
+
+
+def _failed(failure: str) -> None:
+    """At once: a run that is cut short has told what it found."""
+    print(f"FAILED {failure}\n", flush=True)
 
 
 if __name__ == "__main__":

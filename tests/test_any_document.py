@@ -23,7 +23,7 @@ from audit.gates.thresholds import read_gates
 from audit.history_text import csv_from_history, text_from_history
 from audit.info import info
 from audit.manifest import manifest_from_json
-from fuzzing.kinds import SEEDS
+from fuzzing.kind import SEEDS
 from made_findings import BUNDLE, DATASET, Tie, write_findings
 
 ANY = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -96,7 +96,7 @@ def findings_h5(folder: Path) -> Path:
     return write_findings(folder / "f.h5", [Tie(3)], created="2026-01-02T03:04:05+00:00")
 
 
-@settings(ANY, max_examples=40)
+@settings(ANY, max_examples=25)
 @given(
     st.sampled_from(["dataset", "bundle", "engine"]),
     st.one_of(TEXT, st.sampled_from([*DATASET, *BUNDLE, "classes", "raw", "input", "parity"])),

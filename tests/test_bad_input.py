@@ -461,7 +461,7 @@ ROWS = [
     # Output
     Row("out in no directory", ("nowhere", "no such directory"), GOOD, (*SCAN, "-o", "nowhere/f")),
     Row("out below a file", (f"{DATA}", "no such directory"), GOOD, (*SCAN, "-o", f"{DATA}/f")),
-    Row("out in /proc", ("/proc/f.h5", "can't be written"), GOOD, (*SCAN, "-o", "/proc/f.h5")),
+    Row("out in /proc", ("/proc/f.h5", "can't be made"), GOOD, (*SCAN, "-o", "/proc/f.h5")),
     Row("out is a device", ("/dev/full", "not a findings"), GOOD, (*SCAN, "-o", "/dev/full")),
     Row(
         "out is a directory",

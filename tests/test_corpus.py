@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from audit.errors import AuditError
-from fuzzing.kinds import CORPUS, KINDS, Kind
+from fuzzing.kind import CORPUS, Kind, check_message
+from fuzzing.kinds import KINDS
 
 HOSTILE = sorted((CORPUS / "hostile").iterdir())
+GUIDED = sorted((CORPUS / "guided").iterdir())
 MOST_BYTES, MOST_IN_ALL = 20_000, 300_000
 # An attribute that is of no use to anybody; a chunk that HDF5 doesn't find, but this program does.
 READ = ("endless-heap-dataset.h5", "lost-chunk.h5")
@@ -38,6 +40,16 @@ def test_hostile_files(source: Path, tmp_path: Path) -> None:
     else:
         with pytest.raises(AuditError, match=r"input\.h5"):
             kind.read(path, 1)
+
+
+@pytest.mark.parametrize("source", GUIDED, ids=lambda path: path.name)
+def test_refusals_found_by_guidance(source: Path, tmp_path: Path) -> None:
+    kind = KINDS[source.name.partition("-")[0]]
+    path = tmp_path / f"input{kind.suffix}"
+    path.write_bytes(source.read_bytes())
+    with pytest.raises(AuditError) as refused:
+        kind.read(path, 1)
+    check_message(refused.value)
 
 
 def test_files_are_small_and_described() -> None:

@@ -9,7 +9,7 @@ from fuzzing.mutate import mutated
 
 
 def test_a_few_hundred_mutations() -> None:
-    campaign = run(spans(300, first=0))
+    campaign = run(spans(240, first=1))  # none of those that are reported and drawn, too
     assert campaign.failures == []
     for kind in KINDS:
         assert campaign.counts[kind, "refused"] > 0, campaign.table()

@@ -23,7 +23,7 @@ import audit
 from audit.dataset import Dataset
 from audit.errors import AuditError, BundleNotFoundError, DatasetError
 from audit.info import info
-from fuzzing.kinds import SEEDS
+from fuzzing.kind import SEEDS
 from hostile_hdf5 import (
     DEFLATE,
     FLETCHER32,
@@ -172,37 +172,29 @@ const void *H5PLget_plugin_info(void) { sing(); return 0; }
 READ_BY_H5PY = "import h5py, sys; h5py.File(sys.argv[1])['images'][()]"
 
 
-@pytest.fixture(scope="module")
-def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a library that says so when it is loaded."""
-    folder = tmp_path_factory.mktemp("canary")
-    (folder / "canary.c").write_text(CANARY)
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A library beside the dataset that says so when it is loaded."""
+    (tmp_path / "canary.c").write_text(CANARY)
     command = ["cc", "-shared", "-fPIC", "canary.c", "-o", "libcanary.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    return folder
+    subprocess.run(command, cwd=tmp_path, check=True)
+    return tmp_path / "libcanary.so"
 
 
-@pytest.mark.parametrize("folder", ["canary", "its own"])
-def test_no_library_is_loaded_for_a_filter(folder: str, canary: Path, tmp_path: Path) -> None:
+def test_no_library_is_loaded_for_a_filter(
+    canary: Path, tmp_path: Path, run_audit: Callable[..., Any]
+) -> None:
     """Not even from where the environment says; h5py alone loads it, which proves the canary."""
-    path = tmp_path / "a.h5"
-    stored(path, [(UNKNOWN_FILTER, ())], bytes(99))
-    if folder == "its own":
-        (tmp_path / "libcanary.so").write_bytes((canary / "libcanary.so").read_bytes())
-    plugins = str(canary if folder == "canary" else tmp_path)
-    env = {**os.environ, "HDF5_PLUGIN_PATH": plugins}
-    sung = tmp_path / "sung"
-    for arguments in (("info", "a.h5"), ("scan", "a.h5", "--eps", "1")):
-        command = [sys.executable, "-m", "audit", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2, done
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert not sung.exists(), arguments
+    stored(tmp_path / "a.h5", [(UNKNOWN_FILTER, ())], bytes(99))
+    env = {**os.environ, "HDF5_PLUGIN_PATH": str(canary.parent)}
+    done = run_audit("scan", "a.h5", "--eps", "1", "--model", "mnist", env=env)
+    assert done.returncode == 2, done
+    assert "filter" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "sung").exists()
     command = [sys.executable, "-c", READ_BY_H5PY, "a.h5"]
     subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
-    assert sung.exists()
+    assert (tmp_path / "sung").exists()
 
 
 def test_an_endless_heap_of_a_dataset(tmp_path: Path) -> None:
@@ -255,13 +247,13 @@ def test_an_attribute_that_is_no_text_names_no_bundle(name: str, tmp_path: Path)
     ids=["1 MB", "lines", "escape", "up", "C1", "bidi"],
 )  # fmt: skip
 def test_an_attribute_of_text_that_means_harm(
-    text: str, tmp_path: Path, run_audit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    text: str, tmp_path: Path, run_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AUDIT_MODEL", raising=False)
     attribute(text)(tmp_path / "a.h5")
     with pytest.raises(BundleNotFoundError):
         audit.scan(tmp_path / "a.h5", eps=1.0, out=tmp_path / "f.h5")
-    done = run_audit("scan", "a.h5", "--eps", "1")
+    done = run_here("scan", "a.h5", "--eps", "1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")
     assert done.stderr[:-1].isprintable()
@@ -291,7 +283,7 @@ def deep(path: Path) -> None:
 def crowd(path: Path) -> None:
     with h5py.File(path, "w", libver="latest") as file:
         one = file.create_dataset("one", data=1)
-        for number in range(100_000):
+        for number in range(20_000):
             h5py.h5o.link(one.id, file.id, f"d{number}".encode())
 
 
@@ -317,7 +309,7 @@ def bit_field(path: Path) -> None:
 REFUSED: dict[str, Write] = {
     "group in itself": cyclic,
     "2000 groups deep": deep,
-    "100,000 names, none of ours": crowd,
+    "20,000 names, none of ours": crowd,
     "region references": region_reference,
     "bit field": bit_field,
     "opaque": file_of(images=np.zeros((4, 4), "V7")),
@@ -335,9 +327,9 @@ REFUSED: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_line(name: str, tmp_path: Path, run_audit: Callable[..., Any]) -> None:
+def test_refused_in_one_line(name: str, tmp_path: Path, run_here: Callable[..., Any]) -> None:
     REFUSED[name](tmp_path / "a.h5")
-    done = run_audit("scan", "a.h5", "--eps", "1", "--model", "mnist", timeout=60)
+    done = run_here("scan", "a.h5", "--eps", "1", "--model", "mnist")
     assert (done.returncode, done.stdout) == (2, ""), done
     assert done.stderr.startswith("Error: a.h5: ")
     assert done.stderr.count("\n") == 1

@@ -20,7 +20,7 @@ from audit.cli.output import MOST_CHARACTERS, echo_lines, printable
 from audit.history_text import _cell
 from audit.junit import _legal
 from audit.reporting.page import script_json
-from fuzzing.kinds import SEEDS
+from fuzzing.kind import SEEDS
 from made_findings import Tie, write_findings
 
 Run = Callable[..., "CompletedProcess[str]"]
@@ -63,26 +63,25 @@ def findings_h5(tmp_path: Path) -> Path:
     ],
     ids=lambda command: command[0],
 )
-def test_findings_of_a_stranger(
-    command: tuple[str, ...], findings_h5: Path, run_audit: Run
-) -> None:
-    done = run_audit(*command)
+def test_findings_of_a_stranger(command: tuple[str, ...], findings_h5: Path, run_here: Run) -> None:
+    done = run_here(*command)
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 1, 2)
     check(done.stdout + done.stderr)
 
 
-def test_info_of_a_dataset(tmp_path: Path, run_audit: Run) -> None:
+def test_info_of_a_dataset(tmp_path: Path, run_here: Run) -> None:
     name = EVIL.replace("\x00", "").replace("\ud800", "")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file[f"{name}/images"] = np.zeros((4, 2), np.uint8)
         file[f"{name}/labels"] = np.zeros(4, int)
         file.attrs["audit_bundle"] = name
-    done = run_audit("info", "a.h5", check=True)
+    done = run_here("info", "a.h5")
+    assert done.returncode == 0
     assert "labels" in done.stdout
     check(done.stdout + done.stderr)
     for arguments in (("scan", "a.h5", "--eps", "1"), ("info", "a.h5", "--images", "z")):
-        done = run_audit(*arguments)
+        done = run_here(*arguments)
         assert done.returncode == 2
         check(done.stdout + done.stderr)
 
@@ -100,10 +99,11 @@ def evil_bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_info_of_a_bundle(evil_bundle: Path, run_audit: Run) -> None:
-    done = run_audit("info", "bundle", check=True)
+def test_info_of_a_bundle(evil_bundle: Path, run_here: Run) -> None:
+    done = run_here("info", "bundle")
+    assert done.returncode == 0
     check(done.stdout + done.stderr)
-    assert json.loads(run_audit("info", "bundle", "--json", check=True).stdout)["name"] == EVIL
+    assert json.loads(run_here("info", "bundle", "--json").stdout)["name"] == EVIL
 
 
 def test_summary_of_a_scan(

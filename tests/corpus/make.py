@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import audit
-from fuzzing.kinds import KINDS, SEEDS
+from fuzzing.kind import SEEDS
+from fuzzing.kinds import KINDS
 from fuzzing.worker import input_of
 from hostile_hdf5 import (
     DEFLATE,

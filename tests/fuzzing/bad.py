@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fuzzing.worker
 from audit.errors import DatasetError
-from fuzzing.kinds import KINDS, Kind
+from fuzzing.kind import Kind
 
 HANG_S = 1
 
@@ -55,6 +55,6 @@ BAD: dict[Callable[[Path, int], None], str] = {
 }
 
 if __name__ == "__main__":
-    KINDS |= {read.__name__: Kind(read.__name__, "audit.toml", read) for read in BAD}
     fuzzing.worker.HANG_S = HANG_S
-    fuzzing.worker.main(sys.argv[1:])
+    kinds = {read.__name__: Kind(read.__name__, "audit.toml", read) for read in BAD}
+    fuzzing.worker.main(sys.argv[1:], kinds)

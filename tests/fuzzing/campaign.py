@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -18,6 +19,7 @@ SHARES = {
     "dataset": 40, "findings": 20, "ascents": 8, "diff": 4, "manifest": 8, "onnx": 6, "config": 6,
     "weights": 4, "safetensors": 4,
 }  # fmt: skip
+ROUND = 1000  # mutations; a campaign that is cut short has read some of every kind
 
 
 @dataclass
@@ -51,36 +53,57 @@ class Campaign:
 
 
 def spans(mutations: int, first: int) -> list[str]:
-    """What a worker is to do, in its words: so many mutations, shared among the kinds."""
-    return [f"{kind}:{first}:{mutations * share // 100}" for kind, share in SHARES.items()]
+    """What a worker is to do, in its words: so many mutations, shared among the kinds in rounds."""
+    ends = [*range(0, mutations, ROUND), mutations]
+    return [
+        f"{kind}:{first + start * share // 100}:{end * share // 100 - start * share // 100}"
+        for start, end in pairwise(ends)
+        for kind, share in SHARES.items()
+    ]
 
 
-def run(
-    wanted: Sequence[str],
-    progress: Callable[[int], None] = lambda done: None,
-    module: str = "fuzzing.worker",
-) -> Campaign:
-    """Let a worker do it, at the command line of that module."""
-    campaign = Campaign()
-    paths = [ROOT, ROOT / "kernels", TESTS]
-    environment = {
+def environment() -> dict[str, str]:
+    """Of a process that reads mutated files: this tree's modules, and one thread."""
+    return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels", TESTS))),
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "agg",
     }
+
+
+def run(
+    wanted: Sequence[str],
+    progress: Callable[[Campaign], None] = lambda campaign: None,
+    failed: Callable[[str], None] = lambda failure: None,
+    module: str = "fuzzing.worker",
+) -> Campaign:
+    """Let a worker do it, at the command line of that module.
+
+    Args:
+        wanted: `KIND:FIRST:COUNT`.
+        progress: Called after each input.
+        failed: Called with each failure when it is seen.
+        module: Whose `main` reads them.
+    """
+    campaign = Campaign()
+
+    def fail(failure: str) -> None:
+        campaign.failures.append(failure)
+        failed(failure)
+
     command = [sys.executable, "-m", module, *wanted]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as worker:
         assert worker.stdout is not None
-        for done, line in enumerate(worker.stdout, 1):
+        for line in worker.stdout:
             result = json.loads(line)
             kind = result["kind"]
             campaign.counts[kind, result["outcome"]] += 1
             campaign.slowest[kind] = max(campaign.slowest.get(kind, 0), result.get("seconds", 0))
             if result["outcome"] == "failure":
-                campaign.failures.append(f"{kind}:{result['number']}:1 {result['detail']}")
-            progress(done)
+                fail(f"{kind}:{result['number']}:1 {result['detail']}")
+            progress(campaign)
     if worker.returncode:
-        campaign.failures.append(f"the worker itself ended with {worker.returncode}")
+        fail(f"the worker itself ended with {worker.returncode}")
     return campaign

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from audit.errors import AuditError
-from fuzzing.kinds import KINDS, Kind, check_message
+from fuzzing.kind import Kind, check_message
 from fuzzing.mutate import mutated
 
 HANG_S = 10  # of processor time
@@ -31,11 +31,11 @@ BATCH = 100  # inputs a fork
 LOG_TAIL = 4000
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], kinds: Mapping[str, Kind]) -> None:
     """See the module."""
     for each in argv:
         name, first, count = each.split(":")
-        kind = KINDS[name]
+        kind = kinds[name]
         kind.seeds  # noqa: B018 - read once, before the forks
         numbers = list(range(int(first), int(first) + int(count)))
         while numbers:
@@ -141,4 +141,6 @@ def input_of(kind: Kind, number: int) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from fuzzing.kinds import KINDS
+
+    main(sys.argv[1:], KINDS)
