@@ -38,8 +38,8 @@ class ScanOptions:
         images: Name of the sample dataset inside the file; None: the usual names are tried.
         labels: Name of the label dataset inside the file; None: the usual names are tried.
         allow_external: Follow links and storage that lead out of the file.
-        segment_samples: Samples after which what was found is on the disk; None: 2¹⁸ of them, or
-            256 MiB as stored, whatever is less.
+        segment_samples: Samples after which what was found is on the disk; None: 2¹⁹ of them, or
+            512 MiB as stored, whatever is less.
         resume: True: go on with the interrupted scan of the same output, which must be there;
             False: drop it; None: go on where there is one.
         trust: Load the bundle's TorchScript, which can run code, whoever made it.

@@ -62,8 +62,8 @@ def scan(
         images: Name of the sample dataset in the file.
         labels: Name of the label dataset in the file.
         allow_external: Follow links and storage that lead out of the file.
-        segment_samples: Samples after which what was found is on the disk; by default 2¹⁸, or as
-            many as are 256 MiB as stored.
+        segment_samples: Samples after which what was found is on the disk; by default 2¹⁹, or as
+            many as are 512 MiB as stored.
         resume: What becomes of an earlier scan of the same output that was interrupted. None: it
             goes on where its dataset, bundle and options are these, and is an error otherwise;
             True: it must be there; False: it is dropped.

@@ -173,11 +173,10 @@ class _Scan:
         try:
             while True:
                 try:
-                    self._seal_segments()
+                    self._scan_segments(out)
                     break
                 except GuardBroken as broken:
                     self._widen(broken)
-            self._join(out)
         except BaseException as exc:
             if self._sealed:
                 exc.add_note(
@@ -194,8 +193,31 @@ class _Scan:
         except OutputError as exc:
             logger.warning("the findings are written, but %s", exc)
 
-    def _seal_segments(self) -> None:
-        line = Line(
+    def _scan_segments(self, out: Path) -> None:
+        """Seal each segment, then join them; one that is all there is needn't be written twice."""
+        line = self._line()
+        alone = len(self._segments) == 1
+        sealed = range(0 if alone else len(self._segments))
+        for number in sealed:
+            if number not in self._sealed:
+                self._seal(line, number)
+        tally = self._new_tally()
+        with FindingsWriter(out, self._layout, scratch_in=self._partial.path) as writer:
+            for number in sealed:
+                self._advance(0)
+                file = self._sealed_file(number)
+                file.join(writer)
+                tally.merge(file.tally)
+            if alone:
+                for part in scan_segment(line, self._canonical, self._segments[0]):
+                    writer.append(part)
+                    tally.add(part)
+                self._dataset.check_unchanged()
+            dataset = self._dataset.describe() | {"crc32": tally.crc32}
+            writer.finish(dataset, self._describe(tally))
+
+    def _line(self) -> Line:
+        return Line(
             dataset=self._dataset,
             manifest=self._bundle.manifest,
             levels=self._levels,
@@ -207,30 +229,17 @@ class _Scan:
             by_graph=self._by_graph,
             memory=self._plan.memory if self._plan else None,
         )
-        for number, segment in enumerate(self._segments):
-            if number in self._sealed:
-                continue
-            with SegmentWriter(
-                self._partial.segment(number), self._layout, self._new_tally()
-            ) as writer:
-                for part in scan_segment(line, self._canonical, segment):
-                    writer.append_part(part)
-                self._dataset.check_unchanged()
-                if self._partial.document is None:
-                    self._partial.write(self._record().document())
-                writer.seal(segment)
-            self._sealed.add(number)
 
-    def _join(self, out: Path) -> None:
-        tally = self._new_tally()
-        with FindingsWriter(out, self._layout, scratch_in=self._partial.path) as writer:
-            for number in range(len(self._segments)):
-                self._advance(0)
-                sealed = self._sealed_file(number)
-                sealed.join(writer)
-                tally.merge(sealed.tally)
-            dataset = self._dataset.describe() | {"crc32": tally.crc32}
-            writer.finish(dataset, self._describe(tally))
+    def _seal(self, line: Line, number: int) -> None:
+        segment, tally = self._segments[number], self._new_tally()
+        with SegmentWriter(self._partial.segment(number), self._layout, tally) as writer:
+            for part in scan_segment(line, self._canonical, segment):
+                writer.append_part(part)
+            self._dataset.check_unchanged()
+            if self._partial.document is None:
+                self._partial.write(self._record().document())
+            writer.seal(segment)
+        self._sealed.add(number)
 
     def _sealed_file(self, number: int) -> SegmentFile:
         path, classes = self._partial.segment(number), self._layout.classes

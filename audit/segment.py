@@ -26,9 +26,10 @@ from audit.portions import portions
 if TYPE_CHECKING:
     from audit.gradients import Canonical
 
-# What an interrupted scan loses at most: a second of the fastest scan, minutes of the slowest.
-SEGMENT_BYTES = 2**28  # of stored samples
-SEGMENT_SAMPLES = 2**18
+# What an interruption can cost: seconds of the fastest scan, minutes of the slowest. To seal and
+# join a segment takes a tenth of a second.
+SEGMENT_BYTES = 2**29  # of stored samples
+SEGMENT_SAMPLES = 2**19
 # Of float32 input space and logits: from here on what was kept is decided and explained, while the
 # fast pass works a few blocks ahead. Gradients are twice the input space, were all of it flagged.
 KEPT_BYTES = 32 * 2**20

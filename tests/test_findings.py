@@ -445,7 +445,7 @@ assert "audit" not in sys.modules
 
 
 def test_killed_writer_leaves_nothing_under_the_name(tmp_path: Path, samples: Path) -> None:
-    """Killed when all is sealed, but not joined."""
+    """Killed when all is written but the file hasn't got its name."""
     program = f"""
 import os, signal, audit.findings_writer as writer, audit
 def kill(self, *_):
@@ -530,9 +530,7 @@ except OSError as exc:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    said = (
-        "f.h5.partial/00000000.h5: writing failed (File too large); no half-written file is left\n"
-    )
+    said = "f.h5: writing failed (File too large); no half-written file is left\n"
     assert done.stdout == said
     assert not (tmp_path / "f.h5").exists()
     assert list(tmp_path.iterdir()) == []

@@ -117,7 +117,7 @@ def test_a_terminal_sees_a_progress_bar(mnist_h5: Path, tmp_path: Path) -> None:
 
 
 def test_interrupt_ends_in_one_line(mnist_h5: Path, tmp_path: Path) -> None:
-    """Sent once the first segment's temporary file is there, so in the middle of the scan."""
+    """Sent once the temporary file is there, so in the middle of the scan."""
     with h5py.File(mnist_h5) as file:
         images = np.tile(file["images"][:], (10, 1, 1))
     data = write_dataset(tmp_path / "data.h5", images)
@@ -126,7 +126,7 @@ def test_interrupt_ends_in_one_line(mnist_h5: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not list(tmp_path.glob("data.findings.h5.partial/.00000000.h5*")):
+        while not list(tmp_path.glob("data.findings.h5.partial/.data.findings.h5*")):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
