@@ -139,6 +139,11 @@ class Bundle:
         return data
 
 
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a bundle, if anything: a directory, or the name of a shipped one."""
+    return os.path.isdir(path) or (str(path) in SHIPPED_NAMES and not os.path.exists(path))
+
+
 def load_bundle(path: str | os.PathLike[str], *, trust: bool = False) -> Bundle:
     """Open the bundle at a path, or the shipped one of that name ("mnist").
 

@@ -6,6 +6,7 @@ The parts are checked wherever they are at hand; the sum of the whole follows fr
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import deflate
@@ -27,13 +28,19 @@ def combined(first: int, second: int, size: int) -> int:
     A CRC is a remainder of polynomials, and appending `size` bytes multiplies what came before by
     x to the power of 8·size: crc32_combine of zlib (https://zlib.net/manual.html).
     """
+    return _times(first, _shift(size)) ^ second
+
+
+@lru_cache
+def _shift(size: int) -> int:
+    """X to the power of 8·size, modulo the polynomial; blocks are of few sizes."""
     shift, factor = ONE, X_TO_THE_8TH
     while size:
         if size & 1:
             shift = _times(shift, factor)
         factor = _times(factor, factor)
         size >>= 1
-    return _times(first, shift) ^ second
+    return shift
 
 
 def _times(a: int, b: int) -> int:

@@ -32,9 +32,9 @@ def info(
     Raises:
         AuditError: It is none of them, or damaged.
     """
-    from audit.bundle import SHIPPED_NAMES
+    from audit.bundle import is_bundle
 
-    if os.path.isdir(path) or (str(path) in SHIPPED_NAMES and not os.path.exists(path)):
+    if is_bundle(path):
         return _of_bundle(path)
     from audit import hdf5
 

@@ -96,7 +96,7 @@ class Partial:
         Raises:
             OutputError: It can't be deleted.
         """
-        self._remove(re.compile(re.escape(self.segment(number).name)))
+        self._unlink(self.segment(number).name)
 
     def drop(self) -> None:
         """Forget all of it: segments are worth something only beside their record.
@@ -105,7 +105,7 @@ class Partial:
             OutputError: It can't be deleted.
         """
         self.document = None
-        self._remove(re.compile(re.escape(RECORD)))
+        self._unlink(RECORD)
         self._remove(SEGMENT)
 
     def _clear(self) -> None:
@@ -206,12 +206,14 @@ class Partial:
         return document
 
     def _remove(self, pattern: re.Pattern[str]) -> None:
-        for name in self._names():
-            if pattern.fullmatch(name):
-                try:
-                    (self.path / name).unlink()
-                except OSError as exc:
-                    raise self._cant("emptied", exc) from exc
+        for name in filter(pattern.fullmatch, self._names()):
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as exc:
+            raise self._cant("emptied", exc) from exc
 
     def _names(self) -> Iterator[str]:
         try:

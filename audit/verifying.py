@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from audit import digest, hdf5
 from audit.ascent import load_ascents
 from audit.ascent_consistency import compare_ascents
-from audit.bundle import MANIFEST, SHIPPED_NAMES, Bundle, load_bundle
+from audit.bundle import MANIFEST, SHIPPED_NAMES, Bundle, is_bundle, load_bundle
 from audit.consistency import Compared, compare_findings
 from audit.diff_consistency import compare_diff, open_diff
 from audit.errors import (
@@ -49,7 +49,7 @@ MOST_PROBLEMS = 5  # of one check that are named
 
 def verify_path(path: Path, options: VerifyOptions) -> Verification:
     """See `audit.verify`."""
-    if os.path.isdir(path) or (str(path) in SHIPPED_NAMES and not os.path.exists(path)):
+    if is_bundle(path):
         _check_is_for("a bundle", options)
         return _verification(path, "bundle", _of_bundle(path))
     schema = hdf5.schema_of(path, FindingsError, WHAT)

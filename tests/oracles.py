@@ -79,6 +79,12 @@ def write_dataset(path: Path, images: NDArray[Any], labels: NDArray[Any] | None 
     return path
 
 
+def write_first(path: Path, mnist_h5: Path, count: int) -> Path:
+    """The first so many images, with their labels."""
+    with h5py.File(mnist_h5) as file:
+        return write_dataset(path, file["images"][:count], file["labels"][:count])
+
+
 def arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Every dataset of an HDF5 file by name."""
     found: dict[str, NDArray[Any]] = {}

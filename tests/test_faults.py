@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 
 import audit
 from audit.bundle import MANIFEST, ONNX, Bundle, load_bundle
 from killing import Outcome, Zygote
-from oracles import array_bytes, write_dataset
+from oracles import array_bytes, write_first
 from test_resume import names
 
 SAMPLES = 160  # four segments
@@ -43,9 +42,7 @@ class Scans:
     """One dataset, scanned into a folder that holds findings already."""
 
     def __init__(self, folder: Path, mnist_h5: Path, zygote: Zygote) -> None:
-        with h5py.File(mnist_h5) as file:
-            images, labels = file["images"][:SAMPLES], file["labels"][:SAMPLES]
-        self._data = write_dataset(folder / "data.h5", images, labels)
+        self._data = write_first(folder / "data.h5", mnist_h5, SAMPLES)
         self.zygote = zygote
         self._once = folder / "once"
         self.expected = {}

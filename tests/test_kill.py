@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 
 from killing import HOW, Zygote
-from oracles import array_bytes, write_dataset
+from oracles import array_bytes, write_first
 from test_resume import names
 
 SAMPLES = 160  # four segments
@@ -33,9 +32,7 @@ class Scans:
     """One dataset scanned over and over, and killed each time."""
 
     def __init__(self, folder: Path, mnist_h5: Path, zygote: Zygote) -> None:
-        with h5py.File(mnist_h5) as file:
-            images, labels = file["images"][:SAMPLES], file["labels"][:SAMPLES]
-        self.data = write_dataset(folder / "data.h5", images, labels)
+        self.data = write_first(folder / "data.h5", mnist_h5, SAMPLES)
         self._zygote = zygote
         self._out = folder / "scans" / "f.h5"
         self._out.parent.mkdir()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import DatasetError, OptionError, OutputError
 from conftest import Run
-from oracles import array_bytes, write_dataset
+from oracles import array_bytes, write_first
 
 EPS = 2.0
 SAMPLES = 1000
@@ -31,9 +31,7 @@ SEGMENT = 128  # of blocks of 64 samples
 @pytest.fixture
 def data(tmp_path: Path, mnist_h5: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("audit.dataset.BLOCK_BYTES", 64 * 784)
-    with h5py.File(mnist_h5) as file:
-        images, labels = file["images"][:SAMPLES], file["labels"][:SAMPLES]
-    return write_dataset(tmp_path / "data.h5", images, labels)
+    return write_first(tmp_path / "data.h5", mnist_h5, SAMPLES)
 
 
 @pytest.fixture
