@@ -14,6 +14,7 @@ from audit.cascade import Choice
 from audit.dataset import Dataset, FileState
 from audit.errors import OutputError
 from audit.findings import SCHEMA
+from audit.forward import import_onnxruntime
 from audit.guard import Guard
 from audit.options import ScanOptions
 
@@ -99,6 +100,7 @@ def identity_of(dataset: Dataset, bundle: Bundle, options: ScanOptions) -> dict[
         "trusted": bundle.trusted,
         "schema": SCHEMA,
         **versions,
+        "onnxruntime": import_onnxruntime().__version__,
     }
 
 

@@ -175,12 +175,13 @@ def test_another_dataset(data: Path, out: Path) -> None:
         scan(data, out)
 
 
-def test_another_version(data: Path, out: Path, partial: Path) -> None:
+@pytest.mark.parametrize("package", ["near-tie-audit", "torch", "numpy", "onnxruntime"])
+def test_another_version(package: str, data: Path, out: Path, partial: Path) -> None:
     interrupt(data, out)
     record = json.loads((partial / "scan.json").read_text())
-    record["identity"]["torch"] = "1.0"
+    record["identity"][package] = "1.0"
     (partial / "scan.json").write_text(json.dumps(record))
-    with pytest.raises(OutputError, match=r"\(torch 1\.0 there, "):
+    with pytest.raises(OutputError, match=rf"\({package} 1\.0 there, "):
         scan(data, out)
 
 
