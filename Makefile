@@ -1,4 +1,5 @@
 # What a person and CI run. EXTRA and PYTHON can be set: make test EXTRA=cpu PYTHON=python3.12
+# So can what pytest is told besides: make test PYTEST='-v tests/test_scan.py'
 export PYTHONSAFEPATH := 1
 # Benchmarks import ONNX Runtime by themselves, see import_onnxruntime in audit/forward.py.
 export ORT_DISABLE_TELEMETRY := 1
@@ -48,7 +49,7 @@ mnist-train.h5: $(VENV)/.run
 	$(VENV)/bin/audit data mnist --from $(MNIST) --download --split train -o $@
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PYTEST)
 
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python tests/soak.py --mutations $(MUTATIONS)

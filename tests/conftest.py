@@ -23,6 +23,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 # What tests export is trusted in a store of their own, also by the processes that they start.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="audit-trust-")
 os.environ.pop("AUDIT_TRUST_KEY", None)
+# A shell has its jobs in the background ignore it, and what they start, which tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ fsync, and files have their old names that were renamed since the last fsync of 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import fcntl
 import importlib
 import io
@@ -35,6 +36,7 @@ STEPS = ("open", "write", "pwrite", "ftruncate", "fsync", "replace", "rename", "
          "rmdir", "close")  # fmt: skip
 HOW = ("before", "after", "half", "power")  # and the name of any error, such as ENOSPC
 FINISHED, WRONG = 0, 2
+HANG_S = 100  # after which a run says where it is, and ends with 1
 IMPORTED = ("audit.cli", "audit.exporting", "audit.gradients", "audit.scanning", "numpy.random",
             "audit_kernels.numpy", "onnxruntime")  # fmt: skip
 SAID = "stderr.txt"
@@ -55,7 +57,7 @@ class Zygote:
         self._cwd = cwd
         self._process = subprocess.Popen(
             [sys.executable, __file__], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
+            text=True, start_new_session=True,
         )  # fmt: skip
 
     def __enter__(self) -> Zygote:
@@ -63,8 +65,7 @@ class Zygote:
 
     def __exit__(self, *_: object) -> None:
         with self._process:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+            os.killpg(self._process.pid, signal.SIGKILL)  # with a run that hangs
 
     def run(self, verb: str, *args: Any, kill: Any = None, **kwargs: Any) -> Outcome:
         """Call `audit.VERB`, or another of `VERBS`.
@@ -82,8 +83,10 @@ class Zygote:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(line, default=str) + "\n")
         self._process.stdin.flush()
-        status, steps = map(int, self._process.stdout.readline().split())
+        answer = self._process.stdout.readline()
         said = (self._cwd / SAID).read_text()
+        assert answer, f"no answer: {line}\n{said}"
+        status, steps = map(int, answer.split())
         assert status in (FINISHED, WRONG, -signal.SIGKILL), f"ended with {status}: {line}\n{said}"
         return Outcome(status == FINISHED, steps, said)
 
@@ -224,6 +227,7 @@ VERBS: dict[str, Callable[..., Any]] = {"audit": _main_of, "export": _export}
 def _child(line: dict[str, Any], pipe: int) -> int:
     """The exit code."""
     verb = VERBS.get(line["verb"]) or getattr(audit, line["verb"])
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=2)
     write = os.write
     disk = _Disk(**{name: value for name, value in line["kill"].items() if name != "seconds"})
     status = FINISHED

@@ -21,6 +21,7 @@ import audit
 from audit.bundle import load_bundle
 from conftest import Run
 from oracles import write_dataset
+from processes import running
 
 KEYS = {
     "source", "bundle", "bundle_path", "target", "norm", "objective", "clip", "raw_dtype",
@@ -124,7 +125,7 @@ def test_interrupt_ends_in_one_line(scanned: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     for index in range(60):
         command += ["--index", str(index)]
-    with subprocess.Popen(
+    with running(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         while not list(tmp_path.glob(".a.h5*")):

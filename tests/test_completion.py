@@ -56,9 +56,8 @@ def typed(command: tuple[str, ...], lines: Sequence[str], folder: Path, seconds:
                 shown += part
     except OSError:  # how a terminal without a program ends
         pass
-    else:
-        os.kill(child, signal.SIGKILL)
     finally:
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(terminal)
     return shown.decode(errors="replace")

@@ -48,7 +48,10 @@ def start(*dtypes: str, prefix: str = "", **environment: object) -> subprocess.P
 
 def loaded(process: subprocess.Popen[str]) -> int:
     """How many functions came from the disk; the results were right."""
-    output, errors = process.communicate(timeout=200)
+    try:
+        output, errors = process.communicate(timeout=200)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     return int(output)
 

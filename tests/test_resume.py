@@ -22,6 +22,7 @@ import audit
 from audit.errors import DatasetError, OptionError, OutputError
 from conftest import Run
 from oracles import array_bytes, write_first
+from processes import running
 
 EPS = 2.0
 SAMPLES = 1000
@@ -355,7 +356,7 @@ audit.scan(sys.argv[1], out="f.h5", eps=2.0, model="mnist", segment_samples=128,
 def test_second_scan_to_the_same_output(data: Path, out: Path, run_audit: Run) -> None:
     """It is told which process holds it; killed, that one holds nothing any more."""
     command = [sys.executable, "-c", LONG, str(data)]
-    with subprocess.Popen(command, cwd=out.parent, stdout=subprocess.PIPE) as first:
+    with running(command, cwd=out.parent, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         first.stdout.readline()
         arguments = ("scan", data, "--eps", EPS, "--model", "mnist", "-o", out)
@@ -376,7 +377,7 @@ def test_signal_says_how_to_go_on(
 ) -> None:
     arguments = ["scan", str(mnist_h5), "--eps", "0.1", "-o", "f.h5", "--batch-size", "1",
                  "--segment-samples", "1"]  # fmt: skip
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-m", "audit", *arguments],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip

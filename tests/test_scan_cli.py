@@ -18,6 +18,7 @@ import pytest
 from audit.bundle import Bundle
 from conftest import Run
 from oracles import write_dataset
+from processes import running
 
 KEYS = {
     "dataset", "images", "labels", "bundle", "bundle_path", "eps", "min_logit", "scanned",
@@ -123,7 +124,7 @@ def test_interrupt_ends_in_one_line(mnist_h5: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data.h5", images)
     command = [sys.executable, "-m", "audit", "scan", str(data), "--eps", "0.1", "--model", "mnist",
                "--batch-size", "1"]  # fmt: skip
-    with subprocess.Popen(
+    with running(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         while not list(tmp_path.glob("data.findings.h5.partial/.data.findings.h5*")):

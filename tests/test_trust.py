@@ -9,9 +9,9 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from audit.torchscript import profiling_execution
 from audit.trust_store import TrustRecord, TrustStore
 from conftest import Run
 from networks import linear
+from processes import running
 
 KEY = "k" * 32
 ANOTHER_KEY = "another key of more than 32 characters"
@@ -559,8 +560,9 @@ for number in range(rounds):
 def test_two_processes_make_one_key(tmp_path: Path) -> None:
     rounds = 30
     commands = [[sys.executable, "-c", FIRST_USE, str(tmp_path), me, str(rounds)] for me in "ab"]
-    processes = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(command)) for command in commands]
+        assert [process.wait(60) for process in processes] == [0, 0]
     for number in range(rounds):
         found = TrustStore(tmp_path / str(number)).list()
         assert ([each.name for each in found.records], found.ignored) == (["a", "b"], 0)

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t
 
+from processes import running
+
 EVERY = 0.01  # seconds between two looks
 SCAN = """
 import sys, audit
@@ -77,7 +79,7 @@ def watched_scan(path: Path, bundle: Path, out: Path, limit: str, eps: float = 1
     """
     command = [sys.executable, "-c", SCAN, *map(str, (out, path, bundle, eps, limit))]
     looks: list[Look] = []
-    with subprocess.Popen(command) as process:
+    with running(command) as process:
         while process.poll() is None:
             time.sleep(EVERY)
             if (look := _look(process.pid, out)) is not None:

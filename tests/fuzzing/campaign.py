@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from processes import running
+
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 # Of 100 mutations; the rest is shared by those that aren't named.
@@ -94,7 +96,7 @@ def run(
         failed(failure)
 
     command = [sys.executable, "-m", module, *wanted]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as worker:
+    with running(command, stdout=subprocess.PIPE, env=environment()) as worker:
         assert worker.stdout is not None
         for line in worker.stdout:
             result = json.loads(line)
