@@ -28,6 +28,7 @@ from audit.output_file import write_file
 SCHEMA = "audit-partial/1"
 RECORD = "scan.json"
 LOCK = "lock"
+TRIES = 100  # some file systems number their files anew each time
 SEGMENT = re.compile(r"[0-9]{8}\.h5")
 SCRATCH = re.compile(r"\..*\.[0-9a-f]{8}\.partial")  # of what was being written
 MAX_RECORD_BYTES = 2**20
@@ -118,7 +119,7 @@ class Partial:
 
     def _locked(self) -> int:
         """The lock's descriptor, held until it is closed, even by SIGKILL."""
-        while True:
+        for _ in range(TRIES):
             lock = self._opened()
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,6 +141,10 @@ class Partial:
                     "with -o"
                 ) from exc
             os.close(lock)  # whoever held it has deleted the directory meanwhile
+        raise OutputError(
+            f"{self.path}: can't be locked (the lock is another file whenever it is opened); write "
+            "to another file system with -o"
+        )
 
     def _unlock(self) -> None:
         with contextlib.suppress(OSError):  # of what was signed: it is closed all the same

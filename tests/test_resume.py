@@ -371,6 +371,17 @@ def test_second_scan_to_the_same_output(data: Path, out: Path, run_audit: Run) -
     assert names(out.parent) == ["data.h5", "f.h5"]
 
 
+def test_a_file_system_on_which_the_lock_is_never_the_same_file(
+    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.partial.Partial._is_current", lambda *_: False)
+    opened = os.listdir("/proc/self/fd")
+    with pytest.raises(OutputError, match="another file whenever it is opened"):
+        scan(data, out)
+    assert os.listdir("/proc/self/fd") == opened
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_says_how_to_go_on(
     signum: int, code: int, mnist_h5: Path, tmp_path: Path, run_audit: Run
