@@ -36,6 +36,8 @@ def environment(home: Path) -> dict[str, str]:
 
 def typed(command: tuple[str, ...], lines: Sequence[str], folder: Path, seconds: float = 60) -> str:
     """What a program at a terminal shows while these lines are typed, until it ends."""
+    # Without it, fish would first read every manual page of the machine.
+    (folder / ".local/share/fish/generated_completions").mkdir(parents=True)
     child, terminal = pty.fork()
     if child == 0:
         try:
