@@ -53,6 +53,9 @@ def fitted(images: NDArray[np.uint8], labels: NDArray[np.int64], width: int = WI
         width: Channels of the first stage.
     """
     x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    # With channels last, oneDNN writes past a buffer in the gradients of a strided 1 x 1 layer of
+    # few channels, and hangs or aborts: uxlfoundation/oneDNN#6035, on processors without AVX-512.
+    x = x.contiguous()
     classes = torch.from_numpy(labels)
     with torch.random.fork_rng():
         torch.manual_seed(0)
