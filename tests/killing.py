@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import audit.dataset
 from audit.errors import AuditError
+from processes import running
 
 STEPS = ("open", "write", "pwrite", "ftruncate", "fsync", "replace", "rename", "unlink", "mkdir",
          "rmdir", "close")  # fmt: skip
@@ -55,17 +56,17 @@ class Zygote:
 
     def __init__(self, cwd: Path) -> None:
         self._cwd = cwd
-        self._process = subprocess.Popen(
+        self._running = running(
             [sys.executable, __file__], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, start_new_session=True,
+            text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         )  # fmt: skip
 
     def __enter__(self) -> Zygote:
+        self._process = self._running.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)  # with a run that hangs
+    def __exit__(self, *error: Any) -> None:
+        self._running.__exit__(*error)
 
     def run(self, verb: str, *args: Any, kill: Any = None, **kwargs: Any) -> Outcome:
         """Call `audit.VERB`, or another of `VERBS`.
